@@ -1,0 +1,1 @@
+"""The activator of Longshore: holds connections while a model is at zero."""

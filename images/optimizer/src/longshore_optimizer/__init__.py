@@ -1,0 +1,1 @@
+"""The optimizer of Longshore: fetch, verify, convert, measure, choose, store."""

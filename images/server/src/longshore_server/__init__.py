@@ -1,0 +1,1 @@
+"""The model server of Longshore: Open Inference Protocol on ONNX Runtime."""

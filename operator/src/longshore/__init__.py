@@ -1,0 +1,1 @@
+"""Longshore: a Kubernetes operator for model deployments."""
