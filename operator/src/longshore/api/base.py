@@ -1,0 +1,120 @@
+"""The base of every part of the kind, and the scalar types that Kubernetes users expect."""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A cross-field rule in CEL, checked by the API server; `message` says what to do.
+
+    Source of the language: https://kubernetes.io/docs/reference/using-api/cel/
+    """
+
+    rule: str
+    message: str
+
+
+class Part(BaseModel):
+    """A frozen part of the kind: camelCase in YAML, snake_case in Python.
+
+    Fields that this version does not know are dropped when parsing; `longshore.api.parse` names them.
+    Subclasses list their cross-field rules in `RULES`.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+
+    model_config = ConfigDict(
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="ignore",
+        allow_inf_nan=False,
+    )
+
+    def to_wire(self) -> dict[str, Any]:
+        """Give the JSON form with Kubernetes' field names, without what is None."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+_DURATION = r"^([0-9]{1,9}(\.[0-9]{1,6})?(ms|s|m|h))+$"
+_QUANTITY = r"^[0-9]{1,18}(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+_DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_DNS_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+
+Duration = Annotated[str, Field(max_length=32, pattern=_DURATION, examples=["30s"])]
+"""A length of time as in Go: 300ms, 30s, 1h30m."""
+
+Quantity = Annotated[str, Field(max_length=32, pattern=_QUANTITY, examples=["512Mi"])]
+"""A Kubernetes quantity: 500m, 2, 1Gi."""
+
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=_DNS_NAME)]
+"""Name of a Kubernetes object (RFC 1123 subdomain)."""
+
+Label = Annotated[str, Field(min_length=1, max_length=63, pattern=_DNS_LABEL)]
+"""A DNS label (RFC 1123)."""
+
+Sha256 = Annotated[str, Field(min_length=64, max_length=64, pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 digest in lower-case hexadecimal."""
+
+Text = Annotated[str, Field(max_length=1024)]
+"""A sentence or two for a person."""
+
+Time = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+"""A moment in RFC 3339, UTC."""
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SUFFIX = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    "k": Decimal(10**3),
+    "M": Decimal(10**6),
+    "G": Decimal(10**9),
+    "T": Decimal(10**12),
+    "P": Decimal(10**15),
+    "Ki": Decimal(2**10),
+    "Mi": Decimal(2**20),
+    "Gi": Decimal(2**30),
+    "Ti": Decimal(2**40),
+    "Pi": Decimal(2**50),
+}
+
+
+def seconds(duration: str) -> float:
+    """Convert a `Duration` to seconds.
+
+    Raises:
+        ValueError: the text is no duration such as `300ms` or `1h30m`.
+    """
+    if not re.match(_DURATION, duration):
+        raise ValueError(
+            f"{duration!r} is no duration: write a number with a unit, such as 300ms, 30s or 1h30m"
+        )
+    return sum(
+        float(n) * _UNIT_SECONDS[u] for n, _, u in re.findall(r"([0-9]+(\.[0-9]+)?)(ms|s|m|h)", duration)
+    )
+
+
+def quantity(text: str) -> Decimal:
+    """Convert a `Quantity` to its value in units (cores, bytes).
+
+    Raises:
+        ValueError: the text is no quantity such as `500m` or `1Gi`.
+    """
+    match = re.match(r"^([0-9]+(?:\.[0-9]+)?)([a-zA-Z]*)$", text)
+    if not match or match[2] not in _SUFFIX:
+        raise ValueError(
+            f"{text!r} is no quantity: write a number with an optional unit, such as 500m, 2 or 1Gi"
+        )
+    return Decimal(match[1]) * _SUFFIX[match[2]]
+
+
+def millicores(text: str) -> int:
+    """Convert a CPU quantity to whole millicores, rounded up."""
+    value = quantity(text) * 1000
+    return int(value.to_integral_value(rounding="ROUND_CEILING"))

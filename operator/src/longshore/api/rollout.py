@@ -1,0 +1,212 @@
+"""`spec.rollout`: how a new revision takes over, and what must be true for it to."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from longshore.api.base import Duration, Label, Part, Rule
+
+
+class Strategy(StrEnum):
+    """How a new revision takes over."""
+
+    CANARY = "Canary"
+    BLUE_GREEN = "BlueGreen"
+    SHADOW = "Shadow"
+    RECREATE = "Recreate"
+
+
+class Pause(Part):
+    """A gate that a person opens."""
+
+    reason: Annotated[str, Field(max_length=256)] = Field(
+        default="", description="Shown to whoever is asked to go on."
+    )
+
+
+class Step(Part):
+    """One step of a canary."""
+
+    weight: int = Field(ge=0, le=100, description="Share of requests that the canary gets, in percent.")
+    hold: Duration | None = Field(
+        default=None,
+        description="How long at least before the next step; absent: until the evidence suffices.",
+    )
+    pause: Pause | None = Field(default=None, description="Wait at this step until promoted.")
+
+
+class SignalType(StrEnum):
+    """What stable and canary are compared by."""
+
+    ERRORS = "Errors"
+    LATENCY = "Latency"
+    DISTRIBUTION = "Distribution"
+    AGREEMENT = "Agreement"
+    PROMETHEUS = "Prometheus"
+    WEB_HOOK = "WebHook"
+
+
+class AnalysisSignal(Part):
+    """One more thing to look at."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.type != 'Prometheus' || (has(self.query) && has(self.address))",
+            "type Prometheus needs query and address",
+        ),
+        Rule("self.type != 'WebHook' || has(self.address)", "type WebHook needs address"),
+        Rule(
+            "self.type != 'Prometheus' || has(self.max) || has(self.min) || has(self.maxRatio)",
+            "type Prometheus needs a bound: max, min or maxRatio",
+        ),
+    )
+
+    name: Label = Field(description="Name of the signal, in status and events.")
+    type: SignalType = Field(description="What is compared.")
+    address: Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s]+$")] | None = Field(
+        default=None, description="Address of the Prometheus server or of the web hook."
+    )
+    query: Annotated[str, Field(min_length=1, max_length=2048)] | None = Field(
+        default=None, description="PromQL; $revision stands for the revision it is asked for."
+    )
+    max: float | None = Field(
+        default=None, ge=-1e12, le=1e12, description="The canary's value may not be above this."
+    )
+    min: float | None = Field(
+        default=None, ge=-1e12, le=1e12, description="The canary's value may not be below this."
+    )
+    max_ratio: float | None = Field(
+        default=None, gt=0, le=1e6, description="The canary's value over the stable's may not be above this."
+    )
+    threshold: float | None = Field(
+        default=None, gt=0, le=10, description="Bound for Distribution (PSI) or disagreement for Agreement."
+    )
+
+
+class SyntheticLoad(Part):
+    """Recorded requests sent to both revisions when traffic is too thin to decide."""
+
+    requests_per_second: float = Field(default=2.0, gt=0, le=1000, description="Requests to each revision.")
+
+
+class Analysis(Part):
+    """When a canary is good and when it is not. The defaults are meant to be left alone."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.margin) || !has(self.harm) || self.margin < self.harm",
+            "analysis.harm must be above analysis.margin: between them lies what is tolerated",
+        ),
+    )
+
+    false_abort: float = Field(
+        default=0.01, gt=0, lt=0.5, description="Highest probability of ever aborting a good canary (alpha)."
+    )
+    false_promote: float = Field(
+        default=0.05, gt=0, lt=0.5, description="Highest probability of ever promoting a bad one (beta)."
+    )
+    margin: float = Field(
+        default=1.5,
+        ge=1,
+        le=100,
+        description="Odds ratio of failure up to which a canary is no worse (theta0).",
+    )
+    harm: float = Field(
+        default=3.0,
+        gt=1,
+        le=1000,
+        description="Odds ratio of failure from which a canary is bad (theta_bad).",
+    )
+    warmup: Duration = Field(
+        default="15s", description="Requests in this time after a pod is ready do not count."
+    )
+    no_data_deadline: Duration = Field(
+        default="10m", description="Without requests for this long the rollout pauses and says so."
+    )
+    bake: Duration = Field(
+        default="0s", description="How long the stable revision is kept ready after promotion."
+    )
+    signals: Annotated[tuple[AnalysisSignal, ...], Field(max_length=8)] = Field(
+        default=(), description="More things to look at; errors and latency always are."
+    )
+    synthetic_load: SyntheticLoad | None = Field(
+        default=None, description="Send recorded requests when traffic is too thin."
+    )
+
+
+class Preflight(Part):
+    """What a new pod must answer before it gets any weight."""
+
+    samples: int = Field(
+        default=16, ge=0, le=1000, description="Recorded requests that are asked; 0 asks none."
+    )
+    max_disagreement: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Largest share of answers that may differ from the stable revision's.",
+    )
+    tolerance: float = Field(
+        default=0.01, ge=0, le=1e6, description="Relative difference of numbers that counts as the same."
+    )
+
+
+class Affinity(Part):
+    """What keeps a user on one revision."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule("has(self.header) != has(self.cookie)", "affinity takes one of header and cookie"),
+    )
+
+    header: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9-]+$")] | None = Field(
+        default=None, description="Header whose hash decides."
+    )
+    cookie: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
+        default=None, description="Cookie whose hash decides."
+    )
+
+
+class Notification(Part):
+    """A web hook that is told of every transition."""
+
+    url: Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s]+$")] = Field(
+        description="Gets a POST with the event as JSON."
+    )
+
+
+class Rollout(Part):
+    """How a new revision takes over."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.steps) || size(self.steps) < 2 || "
+            "self.steps.all(s, self.steps.filter(t, t.weight == s.weight).size() == 1) && "
+            "self.steps.map(s, s.weight).isSorted()",
+            "rollout.steps must rise: give each step a weight above the one before",
+        ),
+        Rule(
+            "!has(self.steps) || !has(self.strategy) || self.strategy == 'Canary'",
+            "rollout.steps belong to strategy Canary: remove them or change the strategy",
+        ),
+    )
+
+    strategy: Strategy = Field(default=Strategy.CANARY, description="How a new revision takes over.")
+    steps: Annotated[tuple[Step, ...], Field(max_length=32)] = Field(
+        default=(),
+        description="Weights on the way to 100; absent: straight to 100 once the new revision is ready.",
+    )
+    analysis: Analysis = Field(default=Analysis(), description="When a canary is good and when it is not.")
+    preflight: Preflight = Field(
+        default=Preflight(), description="What a new pod must answer before it gets any weight."
+    )
+    affinity: Affinity | None = Field(default=None, description="Keep a user on one revision.")
+    progress_deadline: Duration = Field(
+        default="10m", description="A new revision that is not ready within this is given up."
+    )
+    revision_history: int = Field(
+        default=5, ge=0, le=20, description="Old revisions that are kept at zero pods for a rollback."
+    )
+    notifications: Annotated[tuple[Notification, ...], Field(max_length=4)] = Field(
+        default=(), description="Web hooks that are told of every transition."
+    )

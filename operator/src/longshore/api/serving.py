@@ -1,0 +1,141 @@
+"""`spec.serving`: what answers, and with how much."""
+
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from longshore.api.base import Duration, Name, Part, Rule
+from longshore.api.model import SecretReference
+from longshore.api.resources import Resources
+
+Key = Annotated[str, Field(max_length=317)]
+Value = Annotated[str, Field(max_length=63)]
+LongValue = Annotated[str, Field(max_length=4096)]
+
+
+class RuntimeName(StrEnum):
+    """What runs the model. Auto measures those that can and keeps the better."""
+
+    ONNX_RUNTIME = "OnnxRuntime"
+    TRITON = "Triton"
+    AUTO = "Auto"
+
+
+class Batching(Part):
+    """How requests are run together."""
+
+    max_size: int = Field(
+        default=32, ge=1, le=4096, description="Most rows that run together; 1 switches it off."
+    )
+    max_delay: Duration = Field(
+        default="0s", description="Longest that a request waits for others; 0s batches only what is there."
+    )
+    queue: int = Field(
+        default=1000, ge=1, le=1000000, description="Requests that may wait; more are answered with 503."
+    )
+
+
+class Toleration(Part):
+    """A toleration, as in a Pod."""
+
+    key: Annotated[str, Field(max_length=317)] | None = Field(default=None, description="Key of the taint.")
+    operator: Annotated[str, Field(max_length=8, pattern="^(Exists|Equal)$")] = Field(
+        default="Equal", description="Exists or Equal."
+    )
+    value: Value | None = Field(default=None, description="Value of the taint.")
+    effect: (
+        Annotated[str, Field(max_length=16, pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$")] | None
+    ) = Field(default=None, description="Effect of the taint; absent: all.")
+    toleration_seconds: int | None = Field(
+        default=None, ge=0, le=31536000, description="How long NoExecute is tolerated, in seconds."
+    )
+
+
+class EnvironmentVariable(Part):
+    """One environment variable of the server."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
+        description="Name of the variable."
+    )
+    value: LongValue = Field(default="", description="Its value, in the open: not for secrets.")
+
+
+class PodTemplate(Part):
+    """What a user may lay over the serving pods. Security settings cannot be loosened here."""
+
+    labels: Annotated[dict[Key, Value], Field(max_length=32)] = Field(default={}, description="More labels.")
+    annotations: Annotated[dict[Key, LongValue], Field(max_length=32)] = Field(
+        default={}, description="More annotations."
+    )
+    node_selector: Annotated[dict[Key, Value], Field(max_length=32)] = Field(
+        default={}, description="Labels that the node must have."
+    )
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = Field(
+        default=(), description="Taints that are tolerated."
+    )
+    affinity: dict[str, Any] | None = Field(
+        default=None,
+        description="Affinity, as in a Pod.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    topology_spread_constraints: Annotated[
+        tuple[
+            Annotated[
+                dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
+            ],
+            ...,
+        ],
+        Field(max_length=8),
+    ] = Field(default=(), description="How pods spread over nodes and zones, as in a Pod.")
+    priority_class_name: Name | None = Field(default=None, description="Priority class of the pods.")
+    runtime_class_name: Name | None = Field(default=None, description="Runtime class of the pods.")
+    scheduler_name: Name | None = Field(default=None, description="Scheduler that places the pods.")
+    image_pull_secrets: Annotated[tuple[SecretReference, ...], Field(max_length=8)] = Field(
+        default=(), description="Secrets of the registries that images come from."
+    )
+    env: Annotated[tuple[EnvironmentVariable, ...], Field(max_length=64)] = Field(
+        default=(), description="More environment variables of the server."
+    )
+
+
+class Triton(Part):
+    """What only Triton knows."""
+
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
+        default=None, description="Image to run; absent: the operator's setting."
+    )
+    allow_python: bool = Field(
+        default=False, description="Allow Python and BLS models: they run code from the artifact."
+    )
+
+
+class Serving(Part):
+    """What answers requests."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.triton) || (has(self.runtime) && self.runtime != 'OnnxRuntime')",
+            "serving.triton has no effect on OnnxRuntime: set serving.runtime: Triton, or remove it",
+        ),
+    )
+
+    runtime: RuntimeName = Field(default=RuntimeName.ONNX_RUNTIME, description="What runs the model.")
+    resources: Resources = Field(
+        default=Resources(),
+        description="Requests and limits; absent: 250m CPU, 256Mi requested, 1 CPU, 2Gi at most.",
+    )
+    batching: Batching = Field(default=Batching(), description="How requests are run together.")
+    replicas: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="Fixed number of pods; absent: what scaling decides, at least 1.",
+    )
+    latency_objective: Duration | None = Field(
+        default=None, description="A request slower than this counts as slow, in rollouts and in scaling."
+    )
+    pod_template: PodTemplate = Field(
+        default=PodTemplate(), description="What is laid over the serving pods."
+    )
+    triton: Triton | None = Field(default=None, description="What only Triton knows.")

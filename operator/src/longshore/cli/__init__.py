@@ -1,0 +1,1 @@
+"""The command line: `longshore` and, under the name `kubectl-longshore`, a kubectl plug-in."""

@@ -1,0 +1,37 @@
+"""The `longshore` command. Other packages add commands through the entry-point group `longshore.commands`."""
+
+from importlib.metadata import entry_points, version
+
+import typer
+
+GROUP = "longshore.commands"
+"""Entry-point group: each entry is a command function or a `typer.Typer`; its name is the command's."""
+
+
+def build() -> typer.Typer:
+    """Assemble the application from what is installed."""
+    app = typer.Typer(
+        name="longshore",
+        help="Model deployments on Kubernetes: verified, optimized with proof, served, rolled out, watched.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_show_locals=False,
+    )
+
+    @app.command("version")
+    def _version() -> None:
+        """Print the version."""
+        typer.echo(version("longshore"))
+
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        command = entry.load()
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=entry.name)
+        else:
+            app.command(entry.name)(command)
+    return app
+
+
+def main() -> None:
+    """Run the command line."""
+    build()()
