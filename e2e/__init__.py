@@ -1,0 +1,1 @@
+"""End-to-end: a local cluster from source, and scenarios on it."""
