@@ -1,0 +1,72 @@
+# Longshore. `make` alone lists what there is.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# An installed uv that works, else one of the project's own, installed on first use.
+UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .cache/uv/bin/uv)
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+SYNCED := $(VENV)/.synced
+CLUSTER_TOOL := $(PYTHON) -m e2e.cluster
+
+# local, kind or current (the kubectl context in use); by default kind where it works, else local.
+export CLUSTER
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z0-9%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+# --- the Python environment
+
+# Debian's Python may come without venv, and its pip refuses to install for the whole system.
+.cache/uv/bin/uv:
+	@e2e/bootstrap-uv.sh .cache/uv
+
+$(SYNCED): uv.lock pyproject.toml $(wildcard operator/pyproject.toml images/*/pyproject.toml) | $(UV)
+	$(UV) sync --quiet --frozen --all-packages --all-extras
+	@touch $@
+
+.PHONY: setup
+setup: $(SYNCED) ## Make the Python environment in .venv
+
+# --- checks
+
+.PHONY: lint
+lint: $(SYNCED) ## Check style, types and the direction of imports
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+.PHONY: format
+format: $(SYNCED) ## Format the code
+	$(VENV)/bin/ruff check --fix-only --quiet
+	$(VENV)/bin/ruff format
+
+.PHONY: test-fast
+test-fast: $(SYNCED) ## Run the tests that need no cluster (some start a real API server)
+	$(VENV)/bin/pytest -m "not cluster"
+
+# --- a real cluster
+
+.PHONY: cluster-build
+cluster-build: $(SYNCED) ## Build the local cluster's programs into the cache
+	@$(CLUSTER_TOOL) build
+
+.PHONY: cluster
+cluster: $(SYNCED) ## Start a real Kubernetes and print its `export KUBECONFIG=` line
+	@$(CLUSTER_TOOL) up
+
+.PHONY: cluster-status
+cluster-status: $(SYNCED) ## Show what of the cluster runs
+	@$(CLUSTER_TOOL) status
+
+.PHONY: cluster-down
+cluster-down: $(SYNCED) ## Stop the cluster and remove all of it
+	@$(CLUSTER_TOOL) down
+
+.PHONY: images
+images: $(SYNCED) ## Build the container images and load them into the cluster
+	@$(CLUSTER_TOOL) images
