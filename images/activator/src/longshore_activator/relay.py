@@ -1,0 +1,196 @@
+"""Two connected sockets made one: bytes, half-closes and resets pass through, nothing is parsed.
+
+One read buffer serves all connections (the loop is one thread), so an idle connection costs no
+memory; what the receiver cannot take yet is copied once and reading stops until it is gone. Measured
+against splice(2) through pipes (`make bench-scaling`): on loopback both move the same bytes per
+second, while pipes cost four more descriptors and set-up time a connection.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+
+BUFFER_SIZE = 256 * 1024
+_BUFFER = bytearray(BUFFER_SIZE)
+_VIEW = memoryview(_BUFFER)
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_CLOSE_GRACEFULLY = struct.pack("ii", 0, 0)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close so that the peer sees a reset at once (RST), not an end of data."""
+    with contextlib.suppress(OSError):  # already gone: closing is all that is left
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    sock.close()
+
+
+def reset_if_killed(listener: socket.socket) -> None:
+    """Make accepted connections end in a reset if this process dies: Linux hands the option down."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+
+
+def close_gracefully(sock: socket.socket) -> None:
+    """Close so that what was written still reaches the peer."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _CLOSE_GRACEFULLY)
+    sock.close()
+
+
+class _Half:
+    """One direction: from `source` to `sink`."""
+
+    __slots__ = ("ended", "owner", "pending", "sink", "sink_fd", "source", "source_fd")
+
+    def __init__(self, owner: "Relay", source: socket.socket, sink: socket.socket) -> None:
+        self.owner = owner
+        self.source = source
+        self.sink = sink
+        self.source_fd = source.fileno()
+        self.sink_fd = sink.fileno()
+        self.pending: memoryview | None = None
+        self.ended = False
+
+    def start(self, first: bytes, ended: bool) -> None:
+        """Send what was read before there was a sink, then go on with the source."""
+        self.ended = ended
+        if first:
+            self._send(memoryview(first))
+        elif ended:
+            self._end()
+        if self.owner.open and self.pending is None and not self.ended:
+            self.owner.loop.add_reader(self.source_fd, self.on_readable)
+
+    def on_readable(self) -> None:
+        try:
+            count = self.source.recv_into(_BUFFER)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.owner.abort()
+            return
+        if count == 0:
+            self.ended = True
+            self.owner.loop.remove_reader(self.source_fd)
+            self._end()
+            return
+        owner = self.owner
+        owner.moved = True
+        try:
+            sent = self.sink.send(_VIEW[:count])
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            owner.abort()
+            return
+        if sent < count:
+            owner.loop.remove_reader(self.source_fd)
+            self._wait(memoryview(bytes(_VIEW[sent:count])))
+
+    def on_writable(self) -> None:
+        pending = self.pending
+        if pending is None:
+            return
+        self.owner.loop.remove_writer(self.sink_fd)
+        self.pending = None
+        self._send(pending)
+        if self.owner.open and self.pending is None and not self.ended:
+            self.owner.loop.add_reader(self.source_fd, self.on_readable)
+
+    def _send(self, data: memoryview) -> None:
+        try:
+            sent = self.sink.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.owner.abort()
+            return
+        if sent:
+            self.owner.moved = True
+        if sent < len(data):
+            self._wait(data[sent:])
+        elif self.ended:
+            self._end()
+
+    def _wait(self, data: memoryview) -> None:
+        self.pending = data
+        self.owner.loop.add_writer(self.sink_fd, self.on_writable)
+
+    def _end(self) -> None:
+        """Pass the half-close on once everything before it has been sent."""
+        other = self.owner.backward if self is self.owner.forward else self.owner.forward
+        if other.ended and other.pending is None:
+            self.owner.finish()
+            return
+        try:
+            self.sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.owner.abort()
+
+
+class Relay:
+    """A client's and a pod's socket, both connected and non-blocking, joined until both have ended.
+
+    Args:
+        loop: the running event loop.
+        client: the accepted socket.
+        upstream: the connected socket to the pod.
+        first: bytes already read from the client.
+        client_ended: whether the client has already closed its sending half.
+        on_close: called once, when both sockets are closed.
+    """
+
+    __slots__ = ("backward", "client", "forward", "loop", "moved", "on_close", "open", "stalled", "upstream")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        client: socket.socket,
+        upstream: socket.socket,
+        first: bytes,
+        client_ended: bool,
+        on_close: Callable[["Relay"], None],
+    ) -> None:
+        self.loop = loop
+        self.client = client
+        self.upstream = upstream
+        self.on_close = on_close
+        self.open = True
+        self.moved = True
+        self.stalled = 0.0
+        self.forward = _Half(self, client, upstream)
+        self.backward = _Half(self, upstream, client)
+        self.backward.start(b"", False)
+        self.forward.start(first, client_ended)
+
+    def check_stall(self, elapsed: float, limit: float) -> None:
+        """Abort when a receiver has taken nothing of what waits for it during `limit` seconds."""
+        waiting = self.forward.pending is not None or self.backward.pending is not None
+        self.stalled = self.stalled + elapsed if waiting and not self.moved else 0.0
+        self.moved = False
+        if self.stalled >= limit:
+            self.abort()
+
+    def finish(self) -> None:
+        """Close both sides after both have ended."""
+        if self._release():
+            close_gracefully(self.client)
+            self.upstream.close()
+
+    def abort(self) -> None:
+        """Close both sides with a reset, as the side that failed did."""
+        if self._release():
+            reset(self.client)
+            reset(self.upstream)
+
+    def _release(self) -> bool:
+        if not self.open:
+            return False
+        self.open = False
+        for half in (self.forward, self.backward):
+            self.loop.remove_reader(half.source_fd)
+            self.loop.remove_writer(half.sink_fd)
+            half.pending = None
+        self.on_close(self)
+        return True
