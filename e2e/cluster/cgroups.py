@@ -1,0 +1,101 @@
+"""The control group under which all of the node's pods run, so that they can be found and ended together.
+
+With cgroup v1 there is one such folder in each hierarchy, with v2 a single one.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from e2e.cluster.errors import ClusterError
+from e2e.cluster.processes import Identity, identify, stop
+
+NAME = "longshore"
+
+_ROOT = Path("/sys/fs/cgroup")
+# What kubelet asks a cgroup v2 parent to delegate, where the kernel has it.
+_CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "hugetlb")
+
+
+def _hierarchies() -> list[Path]:
+    if (_ROOT / "cgroup.controllers").exists():
+        return [_ROOT]
+    # Links such as cpuacct -> cpu,cpuacct name a hierarchy twice.
+    return sorted(path for path in _ROOT.iterdir() if path.is_dir() and not path.is_symlink())
+
+
+def folders() -> list[Path]:
+    """The group's folder in each hierarchy that has it."""
+    if not _ROOT.is_dir():
+        return []
+    return [folder for hierarchy in _hierarchies() if (folder := hierarchy / NAME).is_dir()]
+
+
+def create() -> None:
+    """Make the group in every hierarchy. Raises ClusterError when the kernel refuses."""
+    for hierarchy in _hierarchies():
+        try:
+            (hierarchy / NAME).mkdir(exist_ok=True)
+            if (hierarchy / "cgroup.controllers").exists():
+                _delegate(hierarchy)
+                _delegate(hierarchy / NAME)
+            elif (hierarchy / "cpuset.cpus").exists():
+                _inherit_cpuset(hierarchy)
+        except OSError as error:
+            raise ClusterError(
+                f"cannot make the control group {hierarchy / NAME}: {error.strerror}.\n"
+                "  next step: run as root of the machine; a container needs a writable /sys/fs/cgroup"
+            ) from None
+
+
+def _delegate(group: Path) -> None:
+    offered = (group / "cgroup.controllers").read_text().split()
+    for controller in _CONTROLLERS:
+        if controller in offered:
+            (group / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def _inherit_cpuset(hierarchy: Path) -> None:
+    # A new v1 cpuset group is empty and takes no process until it has CPUs and memory nodes.
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if not (hierarchy / NAME / name).read_text().strip():
+            (hierarchy / NAME / name).write_text((hierarchy / name).read_text())
+
+
+def processes() -> list[Identity]:
+    """Every running process in the group or below it."""
+    pids: set[int] = set()
+    for folder in folders():
+        for listing in folder.rglob("cgroup.procs"):
+            try:
+                pids.update(int(line) for line in listing.read_text().split())
+            except OSError:
+                continue
+    return [identity for pid in sorted(pids) if (identity := identify(pid))]
+
+
+def end_processes() -> list[Identity]:
+    """Kill every process of the group; returns those that could not be ended."""
+    left: list[Identity] = []
+    for _ in range(5):  # a process may fork while the others are being killed
+        left = processes()
+        if not left:
+            break
+        stop(left, grace=0)
+    return left
+
+
+def remove() -> list[Path]:
+    """Remove the group and those below it; returns what stays because something still runs in it."""
+    deadline = time.monotonic() + 5
+    while True:
+        for folder in folders():
+            for path, _, _ in os.walk(folder, topdown=False):
+                try:
+                    os.rmdir(path)
+                except OSError:
+                    continue
+        left = folders()
+        if not left or time.monotonic() >= deadline:
+            return left
+        time.sleep(0.05)
