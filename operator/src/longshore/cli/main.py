@@ -1,8 +1,11 @@
 """The `longshore` command. Other packages add commands through the entry-point group `longshore.commands`."""
 
+from collections.abc import Callable
 from importlib.metadata import entry_points, version
 
 import typer
+
+from longshore.cli import operator
 
 GROUP = "longshore.commands"
 """Entry-point group: each entry is a command function or a `typer.Typer`; its name is the command's."""
@@ -23,13 +26,28 @@ def build() -> typer.Typer:
         """Print the version."""
         typer.echo(version("longshore"))
 
+    app.add_typer(operator.app, name="operator")
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
-        command = entry.load()
+        try:
+            command = entry.load()
+        except ImportError as error:
+            app.command(entry.name, help=f"Not available: {error}")(_missing(entry.name, error))
+            continue
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=entry.name)
         else:
             app.command(entry.name)(command)
     return app
+
+
+def _missing(name: str, error: ImportError) -> Callable[[], None]:
+    """Stand in for a command whose package is only half installed."""
+
+    def command() -> None:
+        typer.echo(f"longshore {name} cannot start: {error}; install its package again", err=True)
+        raise typer.Exit(2)
+
+    return command
 
 
 def main() -> None:

@@ -1,0 +1,241 @@
+"""The only file that knows kopf: it keeps the watches; everything else is Longshore's own.
+
+kopf's create, update and field handlers are edge-triggered and write annotations; only `on.event` is used.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import kopf
+
+from longshore.cluster import Cluster, ClusterError, in_cluster
+from longshore.index import Index, Key
+from longshore.lease import Lease
+from longshore.metrics import Metrics
+from longshore.probes import serve_probes
+from longshore.queue import Queue
+from longshore.reconcile import Reconciler
+from longshore.resources.kinds import CHILDREN, HTTP_ROUTE, MODEL_DEPLOYMENT, POD, Kind
+from longshore.resources.names import MANAGED_BY, MANAGER
+from longshore.settings import Settings
+
+WATCHED: tuple[Kind, ...] = (MODEL_DEPLOYMENT, *CHILDREN, POD)
+RESYNC = 600.0
+"""Seconds between full lists: a watch that broke may have missed a deletion."""
+
+_SELECTOR = f"{MANAGED_BY}={MANAGER}"
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Process:
+    """How this process runs, apart from what it decides."""
+
+    host: str = "0.0.0.0"  # noqa: S104 (probes and metrics are asked from other pods)
+    port: int = 9443
+    lease_namespace: str = "default"
+    lease_name: str = "longshore-operator"
+    elect: bool = True
+    workers: int = 16
+
+
+async def run(settings: Settings, process: Process, started: Callable[[int], None] | None = None) -> None:
+    """Run the operator until SIGTERM or SIGINT.
+
+    Args:
+        settings: what the operator decides by.
+        process: ports, lease, workers.
+        started: called with the port of the probes once they answer.
+
+    Raises:
+        ClusterError: the API server cannot be reached, or the CRD is missing.
+    """
+    index, metrics = Index(), Metrics()
+    async with await Cluster.connect() as cluster:
+        reconciler = Reconciler(cluster, index, settings, metrics)
+        queue: Queue[Key] = Queue(reconciler, process.workers, _log_failure)
+        await _list_all(cluster, index, settings)
+        probes = serve_probes(process.host, process.port, metrics, queue.stuck_for, lambda: queue.depth)
+        async with probes as port:
+            if started is not None:
+                started(port)
+            stop = asyncio.Event()
+
+            async def lead() -> None:
+                metrics.leader.set(1)
+                try:
+                    for key, _ in index.roots():
+                        queue.add(key)
+                    await queue.run()
+                finally:
+                    metrics.leader.set(0)
+
+            async def elect() -> None:
+                if not process.elect:
+                    await lead()
+                    return
+                identity = f"{socket.gethostname()}-{os.getpid()}"
+                await Lease(cluster, process.lease_namespace, process.lease_name, identity).lead(lead)
+
+            async with _watches(index, queue, metrics, settings) as watching:
+                loop = asyncio.get_running_loop()
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, stop.set)
+                await _until(stop, watching, elect(), _resync(cluster, index, queue, settings))
+
+
+async def _until(stop: asyncio.Event, watching: asyncio.Task[None], *parts: Awaitable[None]) -> None:
+    """Run the parts until told to stop; a part that ends by itself ends the process.
+
+    A lost lease ends it too: whoever restarts it starts with a clean index.
+    """
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        done, _ = await asyncio.wait([stopped, watching, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        if stopped not in done:
+            for task in done:
+                task.result()
+            raise RuntimeError("a part of the operator ended by itself; it is restarted to start clean")
+    finally:
+        for task in (stopped, *tasks):
+            task.cancel()
+        await asyncio.gather(stopped, *tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _watches(
+    index: Index, queue: Queue[Key], metrics: Metrics, settings: Settings
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Keep the watches while the context lasts.
+
+    kopf takes over the process's signals when it starts and cancels every task that is younger than itself
+    when it ends: so signals are set after it is ready, and it ends after everything else.
+    """
+    stop, ready = asyncio.Event(), asyncio.Event()
+    task = asyncio.ensure_future(_watch(index, queue, metrics, settings, stop, ready))
+    waiting = asyncio.ensure_future(ready.wait())
+    try:
+        await asyncio.wait({task, waiting}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        if not ready.is_set():
+            raise ClusterError(
+                0, "Unreachable", "the watches did not start within 60 s; is the API server up?"
+            )
+        yield task
+    finally:
+        waiting.cancel()
+        stop.set()
+        await asyncio.wait({task}, timeout=10)
+        task.cancel()
+        await asyncio.gather(task, waiting, return_exceptions=True)
+
+
+async def _watch(
+    index: Index,
+    queue: Queue[Key],
+    metrics: Metrics,
+    settings: Settings,
+    stop: asyncio.Event,
+    ready: asyncio.Event,
+) -> None:
+    """Keep the index current by kopf's watches."""
+    registry = kopf.OperatorRegistry()
+    configuration = kopf.OperatorSettings()
+    configuration.posting.enabled = False
+    configuration.scanning.disabled = bool(settings.namespaces)
+
+    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
+        if in_cluster() and "KUBECONFIG" not in os.environ:
+            return kopf.login_with_service_account(**arguments)
+        return kopf.login_with_kubeconfig(**arguments)
+
+    kopf.on.login(registry=registry)(login)
+    for kind in WATCHED:
+        if kind is not MODEL_DEPLOYMENT:
+            place = (kind.group, kind.version, kind.plural) if kind.group else ("", kind.version, kind.plural)
+            configuration.watching.label_selectors[place] = _SELECTOR
+        handler = _handler(kind, index, queue, metrics)
+        kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(handler)
+    await kopf.operator(
+        registry=registry,
+        settings=configuration,
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        stop_flag=stop,
+        ready_flag=ready,
+    )
+
+
+def _handler(kind: Kind, index: Index, queue: Queue[Key], metrics: Metrics) -> Callable[..., Awaitable[None]]:
+    async def handle(event: Mapping[str, Any], **_: Any) -> None:
+        obj = {**event["object"], "apiVersion": kind.api_version, "kind": kind.kind}
+        if kind is HTTP_ROUTE:
+            index.gateway_api = True
+        key = index.remove(obj) if event["type"] == "DELETED" else index.put(obj)
+        if key is not None:
+            queue.add(key)
+        if kind is MODEL_DEPLOYMENT:
+            metrics.models.set(sum(1 for _ in index.roots()))
+
+    return handle
+
+
+async def _resync(cluster: Cluster, index: Index, queue: Queue[Key], settings: Settings) -> None:
+    while True:
+        await asyncio.sleep(RESYNC)
+        try:
+            for key in await _list_all(cluster, index, settings):
+                queue.add(key)
+        except ClusterError as error:
+            _LOGGER.warning("the full list failed and is tried again later: %s", error)
+
+
+async def _list_all(cluster: Cluster, index: Index, settings: Settings) -> set[Key]:
+    """Read everything there is; gives the keys that changed.
+
+    Raises:
+        ClusterError: a kind that Longshore needs cannot be listed.
+    """
+    changed: set[Key] = set()
+    for kind in WATCHED:
+        selector = "" if kind is MODEL_DEPLOYMENT else _SELECTOR
+        objects: list[Mapping[str, Any]] = []
+        try:
+            for namespace in settings.namespaces or (None,):
+                answer = await cluster.list(kind, namespace, selector)
+                objects += [{**o, "apiVersion": kind.api_version, "kind": kind.kind} for o in answer["items"]]
+        except ClusterError as error:
+            if kind is HTTP_ROUTE and error.status in (403, 404):
+                index.gateway_api = False
+                continue
+            if kind is MODEL_DEPLOYMENT and error.status == 404:
+                raise ClusterError(
+                    404,
+                    "CustomResourceMissing",
+                    "the kind ModelDeployment is not installed: apply crds/ first",
+                ) from error
+            raise
+        if kind is HTTP_ROUTE:
+            index.gateway_api = True
+        changed |= index.replace(kind, objects)
+    return changed
+
+
+def _log_failure(key: Key, error: Exception) -> None:
+    expected = isinstance(error, ClusterError)
+    _LOGGER.error(
+        "reconcile failed and is tried again: %s",
+        error,
+        exc_info=None if expected else error,
+        extra={"key": f"{key[0]}/{key[1]}"},
+    )

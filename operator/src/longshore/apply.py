@@ -1,0 +1,142 @@
+"""Server-side apply of a Plan: all the writing I/O."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from longshore.changes import stamped, stands
+from longshore.cluster import Cluster, ClusterError
+from longshore.index import Index
+from longshore.plan.outcome import Notice, Plan
+from longshore.plan.state import Observed
+from longshore.resources.kinds import CHILDREN, EVENT, MODEL_DEPLOYMENT, kind_of
+from longshore.status import build_status, transitions
+from longshore.store import ArtifactStore
+
+_KINDS = {kind.kind: kind for kind in CHILDREN}
+_LOGGER = logging.getLogger(__name__)
+
+
+async def apply_plan(
+    cluster: Cluster, store: ArtifactStore, index: Index, observed: Observed, plan: Plan
+) -> int:
+    """Write what differs, in the plan's order; gives the number of writes.
+
+    Every answer goes into the index at once, so that the next decision knows of it.
+    """
+    writes = 0
+    owner = observed.owner
+    key = (owner.namespace, owner.name)
+    if plan.release:
+        await store.release(plan.release)
+    if plan.finalizers is not None:
+        writes += await _set_finalizers(cluster, index, observed, plan.finalizers)
+    for desired in plan.apply:
+        wanted = stamped(desired)
+        live = observed.live.get((desired["kind"], desired["metadata"]["name"]))
+        if desired["kind"] == "Job" and live is not None:
+            continue  # a Job's template cannot change; another wish is another Job
+        if not stands(wanted, live):
+            index.put(await cluster.apply(kind_of(desired), wanted))
+            writes += 1
+    for deletion in plan.delete:
+        kind = _KINDS[deletion.kind]
+        await cluster.delete(kind, owner.namespace, deletion.name, deletion.uid, deletion.propagation)
+        index.forget(kind, key, deletion.name)
+        writes += 1
+    return writes
+
+
+async def write_status(cluster: Cluster, index: Index, observed: Observed, plan: Plan) -> int:
+    """Write events, then status, each only if something changed; gives the number of writes.
+
+    Events come first and carry a name made from what they say: after a crash between the two they are
+    written again under the same name, and refused as known.
+    """
+    if plan.facts is None:
+        return 0
+    status = build_status(observed.status, plan.facts, observed.generation, observed.now)
+    notices = (*plan.notices, *transitions(observed.status, status))
+    writes = 0
+    for notice in notices:
+        writes += await _record(cluster, observed, notice)
+    if status != observed.status:
+        owner = observed.owner
+        obj = {
+            "apiVersion": MODEL_DEPLOYMENT.api_version,
+            "kind": MODEL_DEPLOYMENT.kind,
+            "metadata": {"name": owner.name, "namespace": owner.namespace, "uid": owner.uid},
+            "status": status,
+        }
+        try:
+            index.put(await cluster.apply(MODEL_DEPLOYMENT, obj, "status"))
+        except ClusterError as error:
+            if error.status not in (404, 409):
+                raise
+            # The object was deleted, or made anew under the same name, between the read and this write.
+            return writes
+        writes += 1
+    return writes
+
+
+async def _set_finalizers(
+    cluster: Cluster, index: Index, observed: Observed, finalizers: tuple[str, ...]
+) -> int:
+    owner = observed.owner
+    root = index.root((owner.namespace, owner.name))
+    if root is None:
+        return 0
+    patch = {
+        "metadata": {
+            "finalizers": list(finalizers),
+            "resourceVersion": root["metadata"]["resourceVersion"],
+        }
+    }
+    index.put(await cluster.merge(MODEL_DEPLOYMENT, owner.namespace, owner.name, patch))
+    return 1
+
+
+async def _record(cluster: Cluster, observed: Observed, notice: Notice) -> int:
+    owner = observed.owner
+    told = f"{owner.uid}/{observed.generation}/{notice.reason}/{notice.message}/{_condition_times(observed)}"
+    moment = datetime.fromtimestamp(observed.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    event: Mapping[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{owner.name}.{hashlib.sha256(told.encode()).hexdigest()[:16]}",
+            "namespace": owner.namespace,
+        },
+        "involvedObject": {
+            "apiVersion": MODEL_DEPLOYMENT.api_version,
+            "kind": MODEL_DEPLOYMENT.kind,
+            "name": owner.name,
+            "namespace": owner.namespace,
+            "uid": owner.uid,
+        },
+        "type": notice.type,
+        "reason": notice.reason,
+        "message": notice.message[:1000],
+        "source": {"component": "longshore"},
+        "reportingComponent": "longshore.dev/operator",
+        "reportingInstance": "longshore",
+        "action": notice.reason,
+        "firstTimestamp": moment,
+        "lastTimestamp": moment,
+        "count": 1,
+    }
+    try:
+        await cluster.create(EVENT, event)
+    except ClusterError as error:
+        if error.status not in (403, 404, 409):
+            raise
+        if error.status == 403:
+            _LOGGER.warning("event %s could not be recorded: %s", notice.reason, error)
+        return 0
+    return 1
+
+
+def _condition_times(observed: Observed) -> str:
+    return ",".join(c["lastTransitionTime"] for c in observed.status.get("conditions", ()))

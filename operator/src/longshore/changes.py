@@ -1,0 +1,40 @@
+"""Tell without a request whether an object stands as it should."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from longshore.resources.names import APPLIED
+
+
+def stamped(desired: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the hash of the object to its annotations: a field that is no longer wanted changes the hash."""
+    metadata = desired["metadata"]
+    text = json.dumps(desired, sort_keys=True, separators=(",", ":"))
+    annotations = {**metadata.get("annotations", {}), APPLIED: hashlib.sha256(text.encode()).hexdigest()[:16]}
+    return {**desired, "metadata": {**metadata, "annotations": annotations}}
+
+
+def stands(desired: Mapping[str, Any], live: Mapping[str, Any] | None) -> bool:
+    """Tell whether everything that is desired is found in the live object.
+
+    What others added is left alone. An empty value counts as an absent one: the API server drops them.
+    """
+    if live is None or live["metadata"].get("deletionTimestamp"):
+        return False
+    return _covers(desired, live)
+
+
+def _covers(desired: Any, live: Any) -> bool:
+    if isinstance(desired, Mapping):
+        if not isinstance(live, Mapping):
+            return not desired and live is None
+        return all(_covers(value, live.get(key)) for key, value in desired.items())
+    if isinstance(desired, Sequence) and not isinstance(desired, str):
+        if not isinstance(live, Sequence) or isinstance(live, str):
+            return not desired and live is None
+        return len(desired) == len(live) and all(map(_covers, desired, live))
+    if live is None:
+        return desired in (None, "", 0, False)
+    return bool(desired == live)

@@ -1,0 +1,176 @@
+"""The only file that knows the `kubernetes` client; everything else speaks plain dicts."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from longshore.resources.kinds import Kind
+from longshore.resources.names import MANAGER
+
+REQUEST_TIMEOUT = 30.0
+"""Seconds for one request, connecting included."""
+
+CONNECTIONS = 32
+"""Requests under way at once: the API server's own fairness does the rest."""
+
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+
+class ClusterError(Exception):
+    """The API server refused a request or could not be asked."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP status; 0 when there was no answer."""
+        self.reason = reason
+        """The API server's own word: NotFound, Conflict, Invalid, Forbidden, ..."""
+
+    @property
+    def transient(self) -> bool:
+        """Tell whether the same request may succeed later without a change."""
+        return self.status in (0, 409, 429) or self.status >= 500
+
+
+class Cluster:
+    """A connection to one API server; use as an asynchronous context manager."""
+
+    def __init__(self, api: client.ApiClient, host: str) -> None:
+        self._api = api
+        self.host = host
+        self.requests = 0
+        self.writes = 0
+
+    @classmethod
+    async def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Self:
+        """Connect as the pod's ServiceAccount, or as the kubeconfig says.
+
+        Raises:
+            ClusterError: neither is there or readable.
+        """
+        settings = client.Configuration()
+        settings.connection_pool_maxsize = CONNECTIONS
+        try:
+            if kubeconfig is None and in_cluster():
+                config.load_incluster_config(client_configuration=settings)
+            else:
+                await config.load_kube_config(
+                    config_file=kubeconfig, context=context, client_configuration=settings
+                )
+        except config.ConfigException as error:
+            raise ClusterError(
+                0, "NoConfiguration", f"no cluster to talk to: {error}; set KUBECONFIG"
+            ) from None
+        return cls(client.ApiClient(settings), settings.host)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._api.close()
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
+        """Read one object; None when it does not exist."""
+        try:
+            return await self._request("GET", kind.path(namespace, name))
+        except ClusterError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> dict[str, Any]:
+        """List objects; the answer is the whole List, with its resourceVersion."""
+        query = {"labelSelector": selector} if selector else {}
+        return await self._request("GET", kind.path(namespace), query)
+
+    async def apply(self, kind: Kind, obj: Mapping[str, Any], subresource: str = "") -> dict[str, Any]:
+        """Apply an object on the server as Longshore's one field manager; gives it as it then stands."""
+        metadata = obj["metadata"]
+        path = kind.path(metadata["namespace"], metadata["name"]) + (f"/{subresource}" if subresource else "")
+        query = {"fieldManager": MANAGER, "force": "true"}
+        return await self._request("PATCH", path, query, obj, "application/apply-patch+yaml")
+
+    async def merge(self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
+        """Patch an object by JSON merge patch (RFC 7396); with a resourceVersion in it, only that version."""
+        query = {"fieldManager": MANAGER}
+        return await self._request(
+            "PATCH", kind.path(namespace, name), query, patch, "application/merge-patch+json"
+        )
+
+    async def create(self, kind: Kind, obj: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an object."""
+        query = {"fieldManager": MANAGER}
+        return await self._request("POST", kind.path(obj["metadata"]["namespace"]), query, obj)
+
+    async def replace(self, kind: Kind, obj: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace an object; its resourceVersion makes this fail if somebody else was first."""
+        metadata = obj["metadata"]
+        query = {"fieldManager": MANAGER}
+        return await self._request("PUT", kind.path(metadata["namespace"], metadata["name"]), query, obj)
+
+    async def delete(
+        self, kind: Kind, namespace: str, name: str, uid: str, propagation: str = "Background"
+    ) -> None:
+        """Delete the object with this uid; one that is gone, or was made anew, counts as deleted."""
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": propagation,
+            "preconditions": {"uid": uid},
+        }
+        try:
+            await self._request("DELETE", kind.path(namespace, name), body=body)
+        except ClusterError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        self.requests += 1
+        self.writes += method != "GET"
+        try:
+            response = await self._api.rest_client.request(
+                method, url, headers=headers, body=body, _request_timeout=REQUEST_TIMEOUT
+            )
+            data = await response.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise ClusterError(
+                0,
+                "Unreachable",
+                f"the API server did not answer {method} {path}: {error or type(error).__name__}",
+            ) from error
+        if response.status >= 400:
+            raise _error(response.status, method, path, data)
+        answer: dict[str, Any] = json.loads(data)
+        return answer
+
+
+def in_cluster() -> bool:
+    """Tell whether this process runs in a pod with a ServiceAccount."""
+    return _SERVICE_ACCOUNT.exists()
+
+
+def _error(status: int, method: str, path: str, data: bytes) -> ClusterError:
+    try:
+        answer = json.loads(data)
+        reason, message = answer.get("reason", ""), answer.get("message", "")
+    except (ValueError, AttributeError):
+        reason, message = "", data[:200].decode(errors="replace")
+    return ClusterError(status, reason or str(status), f"{method} {path}: {message or reason or status}")

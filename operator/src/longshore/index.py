@@ -1,0 +1,144 @@
+"""What the watches have told: objects by ModelDeployment, ready to be observed without a request."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from longshore.resources.kinds import HTTP_ROUTE, MODEL_DEPLOYMENT, POD, Kind, kind_of
+from longshore.resources.names import NAME
+
+Key = tuple[str, str]
+"""Namespace and name of a ModelDeployment."""
+
+_GRAVES = 4096
+
+
+class Index:
+    """Objects as last seen, newest version only.
+
+    A write's answer goes in at once, and an event older than it is dropped: a decision never rests on what
+    was true before Longshore's own last write.
+    """
+
+    def __init__(self) -> None:
+        self._roots: dict[Key, Mapping[str, Any]] = {}
+        self._children: dict[Key, dict[tuple[str, str], Mapping[str, Any]]] = defaultdict(dict)
+        self._gone: dict[str, None] = {}
+        self.gateway_api = False
+
+    def put(self, obj: Mapping[str, Any]) -> Key | None:
+        """Take in an object; gives the key to reconcile, or None when it is old news."""
+        kind = kind_of(obj)
+        key = key_of(kind, obj)
+        if key is None:
+            return None
+        known = self._roots.get(key) if kind is MODEL_DEPLOYMENT else self._children[key].get(_place(obj))
+        version = _version(obj)
+        if known is not None and _version(known) >= version:
+            return None
+        if obj["metadata"]["uid"] in self._gone:
+            return None
+        slim = _slim(obj)
+        if kind is MODEL_DEPLOYMENT:
+            self._roots[key] = slim
+        else:
+            self._children[key][_place(obj)] = slim
+        return key
+
+    def remove(self, obj: Mapping[str, Any]) -> Key | None:
+        """Forget a deleted object; gives the key to reconcile."""
+        kind = kind_of(obj)
+        key = key_of(kind, obj)
+        if key is None:
+            return None
+        uid = obj["metadata"]["uid"]
+        self._bury(uid)
+        if kind is MODEL_DEPLOYMENT:
+            known = self._roots.get(key)
+            if known is not None and known["metadata"]["uid"] == uid:
+                del self._roots[key]
+                if not self._children.get(key):
+                    self._children.pop(key, None)
+            return key
+        known = self._children[key].get(_place(obj))
+        if known is not None and known["metadata"]["uid"] == uid:
+            del self._children[key][_place(obj)]
+            if not self._children[key] and key not in self._roots:
+                del self._children[key]
+        return key
+
+    def forget(self, kind: Kind, key: Key, name: str) -> None:
+        """Forget a child that is known not to exist."""
+        self._children.get(key, {}).pop((kind.kind, name), None)
+
+    def replace(self, kind: Kind, objects: list[Mapping[str, Any]]) -> set[Key]:
+        """Take in a full list of a kind: what is not in it is gone. Gives the keys that changed."""
+        changed: set[Key] = set()
+        seen: set[str] = set()
+        for obj in objects:
+            seen.add(obj["metadata"]["uid"])
+            key = self.put(obj)
+            if key is not None:
+                changed.add(key)
+        for key, obj in list(self._of_kind(kind)):
+            if obj["metadata"]["uid"] not in seen:
+                self.remove({**obj, "apiVersion": kind.api_version, "kind": kind.kind})
+                changed.add(key)
+        return changed
+
+    def root(self, key: Key) -> Mapping[str, Any] | None:
+        """Give the ModelDeployment."""
+        return self._roots.get(key)
+
+    def roots(self) -> Iterator[tuple[Key, Mapping[str, Any]]]:
+        """Give every ModelDeployment."""
+        yield from self._roots.items()
+
+    def children(self, key: Key) -> Mapping[tuple[str, str], Mapping[str, Any]]:
+        """Give what belongs to a ModelDeployment, by kind and name."""
+        return self._children.get(key, {})
+
+    def _bury(self, uid: str) -> None:
+        """Remember what was deleted last: a write's answer may come after the event of the deletion."""
+        self._gone[uid] = None
+        while len(self._gone) > _GRAVES:
+            del self._gone[next(iter(self._gone))]
+
+    def _of_kind(self, kind: Kind) -> Iterator[tuple[Key, Mapping[str, Any]]]:
+        if kind is MODEL_DEPLOYMENT:
+            yield from self._roots.items()
+            return
+        for key, children in self._children.items():
+            for (name, _), obj in children.items():
+                if name == kind.kind:
+                    yield key, obj
+
+
+def key_of(kind: Kind, obj: Mapping[str, Any]) -> Key | None:
+    """Find the ModelDeployment that an object belongs to; None when it is nobody's."""
+    metadata = obj["metadata"]
+    name = metadata["name"] if kind is MODEL_DEPLOYMENT else metadata.get("labels", {}).get(NAME)
+    return (metadata["namespace"], name) if name else None
+
+
+def _place(obj: Mapping[str, Any]) -> tuple[str, str]:
+    return obj["kind"], obj["metadata"]["name"]
+
+
+def _version(obj: Mapping[str, Any]) -> int:
+    # Comparable as integers since Kubernetes 1.35 ("Comparable resource versions", KEP-5504).
+    return int(obj["metadata"].get("resourceVersion", 0))
+
+
+_POD_SPEC = ("nodeName",)
+
+
+def _slim(obj: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Drop what no decision rests on: it is most of an object's memory."""
+    metadata = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
+    slim = {**obj, "metadata": metadata}
+    if obj["kind"] == POD.kind:
+        slim["spec"] = {k: v for k, v in obj.get("spec", {}).items() if k in _POD_SPEC}
+    elif obj["kind"] != HTTP_ROUTE.kind:
+        metadata.pop("selfLink", None)
+    return slim

@@ -1,0 +1,122 @@
+"""Leader election: one process of several works, by a Lease.
+
+The protocol is client-go's (`tools/leaderelection`): a lease counts as expired when it was not seen to change
+for its duration by the local monotonic clock, so clocks of different machines are never compared.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from longshore.cluster import Cluster, ClusterError
+from longshore.resources.kinds import LEASE
+
+DURATION = 15.0
+RENEW_DEADLINE = 10.0
+RETRY = 3.0
+"""Seconds: how long a lease lasts unseen, how long its holder may fail to renew, the pause between tries."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Lease:
+    """One candidate for a Lease."""
+
+    def __init__(self, cluster: Cluster, namespace: str, name: str, identity: str) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._name = name
+        self._identity = identity
+        self._seen: tuple[str, float] = ("", 0.0)
+
+    async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Wait for the lease, then run `work` for as long as it is held; give it back at the end.
+
+        Returns when the work ends, or when the lease is lost: then the work has been cancelled.
+        """
+        while not await self._try():
+            pause = RETRY * random.uniform(0.8, 1.2)  # noqa: S311 (spreads candidates, no secret)
+            await asyncio.sleep(pause)
+        _LOGGER.info("leading as %s", self._identity)
+        task = asyncio.ensure_future(work())
+        renewal = asyncio.ensure_future(self._renew())
+        try:
+            done, _ = await asyncio.wait({task, renewal}, return_when=asyncio.FIRST_COMPLETED)
+            if renewal in done:
+                _LOGGER.error("the lease %s was lost", self._name)
+            if task in done:
+                await task
+        finally:
+            for pending in (task, renewal):
+                pending.cancel()
+            await asyncio.gather(task, renewal, return_exceptions=True)
+            await self._release()
+
+    async def _renew(self) -> None:
+        held = time.monotonic()
+        while time.monotonic() - held < RENEW_DEADLINE:
+            await asyncio.sleep(RETRY)
+            if await self._try():
+                held = time.monotonic()
+
+    async def _try(self) -> bool:
+        """Take or renew the lease; tell whether it is held."""
+        try:
+            async with asyncio.timeout(RENEW_DEADLINE / 2):
+                lease = await self._cluster.get(LEASE, self._namespace, self._name)
+                if lease is None:
+                    await self._cluster.create(LEASE, self._object({}, self._spec({})))
+                    return True
+                spec = lease.get("spec", {})
+                if not self._may_take(lease, spec):
+                    return False
+                await self._cluster.replace(LEASE, self._object(lease["metadata"], self._spec(spec)))
+                return True
+        except (ClusterError, TimeoutError) as error:
+            if not isinstance(error, ClusterError) or error.status != 409:
+                _LOGGER.warning("the lease %s could not be renewed: %s", self._name, error or "timeout")
+            return False
+
+    def _may_take(self, lease: dict[str, Any], spec: dict[str, Any]) -> bool:
+        holder = spec.get("holderIdentity")
+        if not holder or holder == self._identity:
+            return True
+        version = lease["metadata"]["resourceVersion"]
+        now = time.monotonic()
+        if version != self._seen[0]:
+            self._seen = (version, now)
+        return bool(now - self._seen[1] >= spec.get("leaseDurationSeconds", DURATION))
+
+    def _spec(self, before: dict[str, Any]) -> dict[str, Any]:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        same = before.get("holderIdentity") == self._identity
+        return {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": int(DURATION),
+            "acquireTime": before.get("acquireTime", now) if same else now,
+            "renewTime": now,
+            "leaseTransitions": before.get("leaseTransitions", 0) + (not same),
+        }
+
+    def _object(self, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "apiVersion": LEASE.api_version,
+            "kind": LEASE.kind,
+            "metadata": {**metadata, "name": self._name, "namespace": self._namespace},
+            "spec": spec,
+        }
+
+    async def _release(self) -> None:
+        """Give the lease back, so that the next one need not wait for it to expire."""
+        try:
+            async with asyncio.timeout(2):
+                lease = await self._cluster.get(LEASE, self._namespace, self._name)
+                if lease is not None and lease.get("spec", {}).get("holderIdentity") == self._identity:
+                    spec = {**self._spec(lease["spec"]), "holderIdentity": "", "leaseDurationSeconds": 1}
+                    await self._cluster.replace(LEASE, self._object(lease["metadata"], spec))
+        except (ClusterError, TimeoutError) as error:
+            _LOGGER.warning("the lease %s was not given back: %s", self._name, error or "timeout")

@@ -1,0 +1,234 @@
+"""Reads everything a decision needs into one `Observed` value, from what the watches have told."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from longshore.api.parse import SpecError, parse_spec
+from longshore.index import Index, Key
+from longshore.plan.state import (
+    DeploymentView,
+    JobView,
+    Observed,
+    PodView,
+    RouteClaim,
+    ServiceView,
+    Terminated,
+)
+from longshore.resources.deployment import Provenance
+from longshore.resources.httproute import claims
+from longshore.resources.names import (
+    ARTIFACT,
+    ATTEMPT,
+    CHOSEN,
+    COMPONENT,
+    FAILED,
+    KEY,
+    MODEL_URI,
+    PROMOTED_AT,
+    RETRY,
+    REVISION,
+    TEMPLATE,
+    Owner,
+)
+from longshore.settings import Settings
+
+Object = Mapping[str, Any]
+
+
+def observe(index: Index, key: Key, settings: Settings, now: float) -> Observed | None:
+    """Give what a plan rests on; None when the ModelDeployment does not exist.
+
+    Children of another ModelDeployment that had the same name are left out: their owner is gone, and the
+    garbage collector has them.
+    """
+    root = index.root(key)
+    if root is None:
+        return None
+    metadata = root["metadata"]
+    owner = Owner(key[0], key[1], metadata["uid"])
+    children = {place: obj for place, obj in index.children(key).items() if _is_of(obj, owner)}
+    by_kind: dict[str, list[Object]] = {}
+    for (kind, _), obj in sorted(children.items()):
+        by_kind.setdefault(kind, []).append(obj)
+    service = children.get(("Service", key[1]))
+    deleting = "deletionTimestamp" in metadata
+    return Observed(
+        now=now,
+        settings=settings,
+        owner=owner,
+        generation=metadata.get("generation", 0),
+        created=timestamp(metadata.get("creationTimestamp")) or 0.0,
+        deleting=deleting,
+        finalizers=tuple(metadata.get("finalizers", ())),
+        annotations=metadata.get("annotations", {}),
+        spec=root.get("spec", {}),
+        status=root.get("status", {}),
+        deployments=tuple(map(deployment_view, by_kind.get("Deployment", ()))),
+        jobs=tuple(map(job_view, by_kind.get("Job", ()))),
+        pods=tuple(map(pod_view, by_kind.get("Pod", ()))),
+        service=service_view(service) if service else None,
+        live={place: obj for place, obj in children.items() if place[0] != "Pod"},
+        other_routes=_other_routes(index, key) if root.get("spec", {}).get("route") else (),
+        shared_artifacts=_shared_artifacts(index, key) if deleting else frozenset(),
+        has_gateway_api=index.gateway_api,
+    )
+
+
+def timestamp(text: str | None) -> float | None:
+    """Convert an RFC 3339 time to seconds since the epoch."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC).timestamp() if text else None
+
+
+def _is_of(obj: Object, owner: Owner) -> bool:
+    """Pods belong through their Job or ReplicaSet; everything else names the owner itself."""
+    if obj["kind"] == "Pod":
+        return True
+    return any(reference["uid"] == owner.uid for reference in obj["metadata"].get("ownerReferences", ()))
+
+
+def deployment_view(obj: Object) -> DeploymentView:
+    """Read a Deployment."""
+    metadata, status = obj["metadata"], obj.get("status", {})
+    notes = metadata.get("annotations", {})
+    template = json.loads(notes[TEMPLATE]) if TEMPLATE in notes else None
+    settled = status.get("observedGeneration", 0) >= metadata.get("generation", 1)
+    return DeploymentView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        revision=metadata.get("labels", {}).get(REVISION, ""),
+        created=timestamp(metadata.get("creationTimestamp")) or 0.0,
+        replicas=obj.get("spec", {}).get("replicas", 1),
+        ready=status.get("readyReplicas", 0),
+        available=status.get("availableReplicas", 0),
+        current=status.get("replicas", 0),
+        settled=settled,
+        deleting="deletionTimestamp" in metadata,
+        template=template,
+        provenance=Provenance(
+            model=notes.get(MODEL_URI, ""),
+            artifact=notes.get(ARTIFACT),
+            chosen=notes.get(CHOSEN),
+            failed=notes.get(FAILED),
+            retry=notes.get(RETRY),
+        ),
+        conditions=tuple(
+            (c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
+            for c in status.get("conditions", ())
+        ),
+    )
+
+
+def job_view(obj: Object) -> JobView:
+    """Read a Job."""
+    metadata, status = obj["metadata"], obj.get("status", {})
+    ended = {c["type"]: c for c in status.get("conditions", ()) if c["status"] == "True"}
+    failed = ended.get("Failed")
+    notes = metadata.get("annotations", {})
+    finished = (failed or ended.get("Complete") or {}).get("lastTransitionTime")
+    return JobView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        key=metadata.get("labels", {}).get(KEY, ""),
+        attempt=int(notes.get(ATTEMPT, "1")),
+        retry=notes.get(RETRY),
+        active=status.get("active", 0),
+        succeeded="Complete" in ended,
+        failed=failed is not None,
+        reason=failed.get("reason", "") if failed else "",
+        message=failed.get("message", "") if failed else "",
+        finished=timestamp(finished),
+        deleting="deletionTimestamp" in metadata,
+    )
+
+
+def pod_view(obj: Object) -> PodView:
+    """Read a pod."""
+    metadata, status = obj["metadata"], obj.get("status", {})
+    labels = metadata.get("labels", {})
+    conditions = {c["type"]: c for c in status.get("conditions", ())}
+    scheduled, ready = conditions.get("PodScheduled", {}), conditions.get("Ready", {})
+    unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+    is_ready = ready.get("status") == "True"
+    return PodView(
+        name=metadata["name"],
+        revision=labels.get(REVISION),
+        component=labels.get(COMPONENT),
+        job=labels.get("job-name") or labels.get("batch.kubernetes.io/job-name"),
+        phase=status.get("phase", ""),
+        ready=is_ready,
+        ip=status.get("podIP"),
+        deleting="deletionTimestamp" in metadata,
+        created=timestamp(metadata.get("creationTimestamp")) or 0.0,
+        ready_since=timestamp(ready.get("lastTransitionTime")) if is_ready else None,
+        reason=status.get("reason", ""),
+        message=status.get("message", ""),
+        unschedulable=scheduled.get("message", "") or "no node fits" if unschedulable else "",
+        unschedulable_since=timestamp(scheduled.get("lastTransitionTime")) if unschedulable else None,
+        disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True",
+        waiting=tuple(_waiting(containers)),
+        terminated=tuple(_terminated(containers)),
+        restarts=sum(c.get("restartCount", 0) for c in containers),
+    )
+
+
+def _waiting(containers: Iterable[Object]) -> Iterable[tuple[str, str, str]]:
+    for container in containers:
+        waiting = container.get("state", {}).get("waiting")
+        if waiting:
+            yield container["name"], waiting.get("reason", ""), waiting.get("message", "")
+
+
+def _terminated(containers: Iterable[Object]) -> Iterable[Terminated]:
+    for container in containers:
+        state = container.get("state", {})
+        end = state.get("terminated")
+        if end is None and "running" not in state:
+            end = container.get("lastState", {}).get("terminated")
+        if end is not None:
+            yield Terminated(
+                container["name"], end.get("exitCode", 0), end.get("reason", ""), end.get("message", "")
+            )
+
+
+def service_view(obj: Object) -> ServiceView:
+    """Read the Service that clients use."""
+    metadata = obj["metadata"]
+    return ServiceView(
+        revision=obj.get("spec", {}).get("selector", {}).get(REVISION),
+        promoted_at=timestamp(metadata.get("annotations", {}).get(PROMOTED_AT)),
+        uid=metadata["uid"],
+    )
+
+
+def _other_routes(index: Index, key: Key) -> tuple[RouteClaim, ...]:
+    found = []
+    for other, root in index.roots():
+        if other == key or not root.get("spec", {}).get("route"):
+            continue
+        if "deletionTimestamp" in root["metadata"]:
+            continue
+        try:
+            route = parse_spec(root["spec"]).route
+        except SpecError:
+            continue
+        if route is not None:
+            created = timestamp(root["metadata"].get("creationTimestamp")) or 0.0
+            found.append(RouteClaim(*other, created, claims(other[0], route)))
+    return tuple(found)
+
+
+def _shared_artifacts(index: Index, key: Key) -> frozenset[str]:
+    """Give the artifacts that any other ModelDeployment's revisions load."""
+    found: set[str] = set()
+    for other, root in index.roots():
+        if other == key:
+            continue
+        found |= {r["artifact"] for r in root.get("status", {}).get("revisions", ()) if r.get("artifact")}
+        for obj in index.children(other).values():
+            artifact = obj["metadata"].get("annotations", {}).get(ARTIFACT)
+            if artifact:
+                found.add(artifact)
+    return frozenset(found)

@@ -1,0 +1,238 @@
+"""The stage Optimized: which artifact a revision loads, and the Job that makes it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from longshore.api import Spec
+from longshore.api.model import Format
+from longshore.api.status import MeasuredCandidate, Optimization
+from longshore.artifact.job import JobReport, Outcome, ReportRow
+from longshore.plan.diagnose import pod_problem, report_of, unschedulable_again
+from longshore.plan.outcome import Deletion, Done, Problem, Waiting
+from longshore.plan.revision import artifact_key
+from longshore.plan.state import JobView, Observed, PodView
+from longshore.resources.job import job_request, optimize_job
+from longshore.resources.model_source import ModelSource
+from longshore.resources.names import RETRY
+from longshore.resources.networkpolicy import optimizer_policy
+
+BACKOFF_FIRST = 10.0
+BACKOFF_MOST = 300.0
+"""Seconds between attempts of a Job whose failure may pass by itself, doubling from the first."""
+
+_MEMORY_FIELD = "optimize.resources.limits.memory"
+_CONVERTED = (
+    ".pkl",
+    ".pickle",
+    ".joblib",
+    ".skops",
+    ".pt",
+    ".pt2",
+    ".pth",
+    ".safetensors",
+    ".keras",
+    ".h5",
+    ".tflite",
+)
+"""Names of files that hold another format than ONNX."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a revision loads, and what is known of how it was chosen."""
+
+    source: ModelSource
+    chosen: str | None = None
+    digest: str | None = None
+    optimization: Optimization | None = None
+
+
+@dataclass(frozen=True)
+class ArtifactStage:
+    """The outcome of the stage, and what it wants to stand."""
+
+    outcome: Done[Artifact] | Waiting | Problem
+    apply: tuple[Mapping[str, Any], ...] = ()
+    delete: tuple[Deletion, ...] = ()
+
+
+def needs_job(spec: Spec) -> bool:
+    """Tell whether a Job must run before anything can be served.
+
+    Without `optimize`, an ONNX model is served as it is; another format is converted by a Job. Where the
+    format is not named, the file's name decides; the pod's own check finds what the name hides.
+    """
+    if spec.optimize is not None:
+        return True
+    if spec.model.format is not None:
+        return spec.model.format not in (Format.ONNX, Format.TRITON_REPOSITORY)
+    return spec.model.uri.lower().split("?")[0].endswith(_CONVERTED)
+
+
+def decide(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
+    """Decide what the revision loads."""
+    standing = observed.deployment(revision)
+    if standing is not None and (standing.provenance.artifact or not needs_job(spec)):
+        known = _known_optimization(observed, revision)
+        source = ModelSource(spec.model, standing.provenance.artifact)
+        job = observed.job(artifact_key(spec.model, spec.optimize, spec.serving)) if needs_job(spec) else None
+        return ArtifactStage(
+            Done(Artifact(source, standing.provenance.chosen, _digest(standing.provenance.artifact), known)),
+            delete=_superseded(observed, job),
+        )
+    if not needs_job(spec):
+        return ArtifactStage(Done(Artifact(ModelSource(spec.model))), delete=_superseded(observed, None))
+    return _by_job(observed, spec, revision)
+
+
+def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
+    key = artifact_key(spec.model, spec.optimize, spec.serving)
+    job = observed.job(key)
+    superseded = _superseded(observed, job)
+    if job is None:
+        return _start(observed, spec, key, 1, superseded)
+    pod = _pod_of(observed, job)
+    report = next((r for r in map(report_of, _messages(pod)) if r is not None), None)
+    if job.succeeded:
+        if report is None or report.outcome is not Outcome.SUCCEEDED or report.artifact is None:
+            # The pod and its report are gone; the store still knows the key, so the next attempt is short.
+            return _start(observed, spec, key, job.attempt + 1, superseded)
+        artifact = Artifact(
+            ModelSource(spec.model, report.artifact),
+            report.chosen,
+            report.artifact_sha256,
+            _optimization(revision, job.name, report),
+        )
+        return ArtifactStage(Done(artifact), delete=superseded)
+    if job.failed:
+        return _failed(observed, spec, key, job, pod, report, superseded)
+    if pod is not None:
+        problem = pod_problem(pod, observed.now, _MEMORY_FIELD)
+        if problem is not None:
+            return ArtifactStage(problem, delete=superseded)
+    again = unschedulable_again((pod,), observed.now) if pod is not None else None
+    return ArtifactStage(
+        Waiting(
+            "Optimizing", f"Job {job.name} is at work; `kubectl logs -f job/{job.name}` shows how far", again
+        ),
+        delete=superseded,
+    )
+
+
+def _start(
+    observed: Observed, spec: Spec, key: str, attempt: int, superseded: tuple[Deletion, ...]
+) -> ArtifactStage:
+    request = job_request(observed.owner, spec.model, spec.optimize, spec.serving, observed.settings)
+    job = optimize_job(
+        observed.owner,
+        key,
+        request,
+        spec.serving,
+        observed.settings,
+        attempt,
+        observed.annotations.get(RETRY),
+    )
+    name = job["metadata"]["name"]
+    return ArtifactStage(
+        Waiting("Optimizing", f"Job {name} is being started"),
+        apply=(optimizer_policy(observed.owner), job),
+        delete=superseded,
+    )
+
+
+def _failed(
+    observed: Observed,
+    spec: Spec,
+    key: str,
+    job: JobView,
+    pod: PodView | None,
+    report: JobReport | None,
+    superseded: tuple[Deletion, ...],
+) -> ArtifactStage:
+    problem, retryable = _why(observed, job, pod, report)
+    if observed.annotations.get(RETRY) != job.retry:
+        return _start(observed, spec, key, job.attempt + 1, superseded)
+    if not retryable:
+        return ArtifactStage(problem, delete=superseded)
+    pause = min(BACKOFF_FIRST * 2 ** (job.attempt - 1), BACKOFF_MOST)
+    due = (job.finished if job.finished is not None else observed.now) + pause
+    # A clock that jumped back must not postpone the next attempt without bound.
+    left = min(due - observed.now, pause)
+    if left <= 0:
+        return _start(observed, spec, key, job.attempt + 1, superseded)
+    message = f"{problem.message} (attempt {job.attempt}; the next follows by itself)"
+    return ArtifactStage(Problem(problem.reason, message, again=left), delete=superseded)
+
+
+def _why(
+    observed: Observed, job: JobView, pod: PodView | None, report: JobReport | None
+) -> tuple[Problem, bool]:
+    if report is not None:
+        return Problem(report.reason or "OptimizeFailed", report.message), report.retryable
+    if pod is not None and pod.reason == "DeadlineExceeded":
+        return Problem(
+            "DeadlineExceeded",
+            f"Job {job.name} ran past its deadline: raise optimize.budget.time or give it more CPU",
+        ), False
+    if pod is not None:
+        problem = pod_problem(pod, observed.now, _MEMORY_FIELD)
+        if problem is not None:
+            return problem, problem.reason not in ("OutOfMemory", "DeadlineExceeded")
+    return Problem(
+        "OptimizeFailed", f"Job {job.name} failed and its pod is gone: {job.message or job.reason}"
+    ), True
+
+
+def _pod_of(observed: Observed, job: JobView) -> PodView | None:
+    pods = [pod for pod in observed.pods if pod.job == job.name]
+    return max(pods, key=lambda pod: pod.created, default=None)
+
+
+def _messages(pod: PodView | None) -> tuple[str, ...]:
+    return tuple(end.message for end in pod.terminated) if pod else ()
+
+
+def _superseded(observed: Observed, current: JobView | None) -> tuple[Deletion, ...]:
+    """Give the Jobs that nothing waits for: of another spec, or an earlier attempt."""
+    return tuple(
+        Deletion("Job", job.name, job.uid)
+        for job in observed.jobs
+        if not job.deleting and (current is None or job.name != current.name)
+    )
+
+
+def _optimization(revision: str, job: str, report: JobReport) -> Optimization:
+    return Optimization(
+        revision=revision,
+        job=job,
+        metric=report.metric,
+        chosen=report.chosen,
+        candidates=tuple(_candidate(row) for row in report.rows[:64]),
+        omitted=report.rows_omitted + max(0, len(report.rows) - 64),
+    )
+
+
+def _candidate(row: ReportRow) -> MeasuredCandidate:
+    return MeasuredCandidate(
+        name=row.name[:128],
+        verdict=row.verdict.value,
+        drop=row.drop,
+        drop_upper=row.drop_upper,
+        p50_ms=row.p50_ms,
+        p95_ms=row.p95_ms,
+        size_bytes=row.size_bytes,
+        reason=row.reason[:1024],
+    )
+
+
+def _known_optimization(observed: Observed, revision: str) -> Optimization | None:
+    """Give what status already tells of this revision."""
+    raw = observed.status.get("optimization")
+    if not raw or raw.get("revision") != revision:
+        return None
+    return Optimization.model_validate(raw)
+
+
+def _digest(artifact: str | None) -> str | None:
+    return artifact.rpartition("@sha256:")[2] if artifact and "@sha256:" in artifact else None

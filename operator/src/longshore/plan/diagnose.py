@@ -1,0 +1,85 @@
+"""What is wrong with a pod, as a sentence with the next step."""
+
+from pydantic import ValidationError
+
+from longshore.artifact.job import JobReport
+from longshore.plan.outcome import Problem
+from longshore.plan.state import PodView, Terminated
+
+UNSCHEDULABLE_GRACE = 10.0
+"""Seconds a pod may wait for a node before it is told: schedulers need a moment."""
+
+_IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+_CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_OUT_OF_MEMORY = "OOMKilled"
+
+
+def report_of(message: str) -> JobReport | None:
+    """Read a termination message as the report of the optimizer; None when it is something else."""
+    try:
+        return JobReport.model_validate_json(message)
+    except ValidationError:
+        return None
+
+
+def pod_problem(pod: PodView, now: float, memory_field: str) -> Problem | None:
+    """Say what keeps a pod from its work; None when nothing does.
+
+    Args:
+        pod: the pod.
+        now: seconds since the epoch.
+        memory_field: the field of the spec that bounds this pod's memory, for the advice.
+    """
+    for end in pod.terminated:
+        if end.exit_code != 0:
+            return _ended(pod, end, memory_field)
+    for container, reason, message in pod.waiting:
+        if reason in _IMAGE_REASONS:
+            return Problem(
+                "ImagePullFailed",
+                f"container {container} of pod {pod.name} cannot get its image or model volume: "
+                f"{message or reason}; check the reference and that the node reaches its registry",
+            )
+        if reason in _CONFIG_REASONS:
+            return Problem(
+                "PodRefused", f"container {container} of pod {pod.name} cannot start: {message or reason}"
+            )
+    if pod.unschedulable:
+        since = pod.unschedulable_since if pod.unschedulable_since is not None else pod.created
+        if now - since >= UNSCHEDULABLE_GRACE:
+            return Problem(
+                "Unschedulable",
+                f"no node takes pod {pod.name}: {pod.unschedulable}; add capacity or ask for less",
+            )
+    if pod.phase == "Failed":
+        return Problem(pod.reason or "PodFailed", f"pod {pod.name} failed: {pod.message or pod.reason}")
+    return None
+
+
+def unschedulable_again(pods: tuple[PodView, ...], now: float) -> float | None:
+    """Give the seconds until a waiting pod counts as unschedulable; None when there is none."""
+    left = [
+        UNSCHEDULABLE_GRACE
+        - (now - (p.unschedulable_since if p.unschedulable_since is not None else p.created))
+        for p in pods
+        if p.unschedulable
+    ]
+    return min((seconds for seconds in left if seconds > 0), default=None)
+
+
+def _ended(pod: PodView, end: Terminated, memory_field: str) -> Problem:
+    report = report_of(end.message)
+    if report is not None:
+        return Problem(report.reason or "Failed", report.message)
+    if end.reason == _OUT_OF_MEMORY:
+        return Problem(
+            "OutOfMemory",
+            f"container {end.container} of pod {pod.name} used more memory than its limit: "
+            f"raise {memory_field}",
+        )
+    said = end.message.strip().splitlines()
+    return Problem(
+        "ContainerFailed" if end.container != "server" else "ServerFailed",
+        f"container {end.container} of pod {pod.name} ended with exit code {end.exit_code}: "
+        + (said[-1] if said else f"{end.reason or 'no message'}; see its log"),
+    )

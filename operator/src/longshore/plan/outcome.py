@@ -1,0 +1,92 @@
+"""What a stage of the plan can answer, and the plan itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from longshore.api.status import Optimization, Revision, Side
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """The stage is through and gives what the next one needs."""
+
+    value: T
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Something is under way; look again at the next event, or after `again` seconds."""
+
+    reason: str
+    message: str
+    again: float | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """It cannot go on: cause and next step in `message`. `again`: seconds until it is tried once more."""
+
+    reason: str
+    message: str
+    again: float | None = None
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """An object to delete; only the one with this uid."""
+
+    kind: str
+    name: str
+    uid: str
+    propagation: str = "Background"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the status is made from."""
+
+    phase: str
+    message: str
+    ready: bool
+    ready_reason: str
+    ready_message: str
+    reconciling: Waiting | None = None
+    stalled: Problem | None = None
+    optimized: Waiting | Problem | Done[str] | None = None
+    available: Waiting | Problem | Done[str] | None = None
+    routed: Waiting | Problem | Done[str] | None = None
+    unsupported: tuple[str, ...] = ()
+    stable: Side | None = None
+    canary: Side | None = None
+    revisions: tuple[Revision, ...] = ()
+    optimization: Optimization | None = None
+    url: str | None = None
+    replicas: int = 0
+    selector: str = ""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """An event to record."""
+
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What shall stand. `apply` is in order; `rests_on` names what must be read live first."""
+
+    apply: tuple[Mapping[str, Any], ...] = ()
+    delete: tuple[Deletion, ...] = ()
+    facts: Facts | None = None
+    notices: tuple[Notice, ...] = ()
+    requeue_after: float | None = None
+    rests_on: tuple[tuple[str, str], ...] = ()
+    finalizers: tuple[str, ...] | None = None
+    release: tuple[str, ...] = ()
+    """Artifacts that nothing uses any more."""

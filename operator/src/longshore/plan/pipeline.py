@@ -1,0 +1,226 @@
+"""The whole decision: Observed -> Plan. Each stage is one file; this page only chains them."""
+
+from collections.abc import Mapping
+
+from longshore.api import Spec, Status
+from longshore.api.parse import SpecError, parse_spec, unknown_fields
+from longshore.api.status import Optimization, Revision
+from longshore.plan import artifact as artifact_stage
+from longshore.plan import route as route_stage
+from longshore.plan import serve as serve_stage
+from longshore.plan.artifact import Artifact
+from longshore.plan.deletion import finalizers, plan_deletion
+from longshore.plan.outcome import Done, Facts, Plan, Problem, Waiting
+from longshore.plan.revision import revision_of
+from longshore.plan.state import Observed
+from longshore.plan.supported import unsupported_fields
+from longshore.resources.service import url
+from longshore.resources.serviceaccount import service_account
+
+REVISIONS_KEPT = 24
+"""Entries of `status.revisions`; the CRD bounds the list."""
+
+
+def make_plan(observed: Observed) -> Plan:
+    """Decide what shall stand for one ModelDeployment. Total and deterministic."""
+    if observed.deleting:
+        return plan_deletion(observed)
+    try:
+        spec = parse_spec(observed.spec)
+    except SpecError as error:
+        return _keep_serving(observed, Problem("InvalidSpec", f"the spec cannot be understood: {error}"))
+    revision = revision_of(spec)
+    optimized = artifact_stage.decide(observed, spec, revision)
+    artifact = optimized.outcome.value if isinstance(optimized.outcome, Done) else None
+    serving = serve_stage.decide(observed, spec, revision, artifact)
+    routed = route_stage.decide(observed, spec)
+    facts = _facts(observed, spec, revision, optimized.outcome, serving, routed.outcome)
+    return Plan(
+        apply=(*_needed_by_job(observed, optimized), *optimized.apply, *serving.apply, *routed.apply),
+        delete=(*optimized.delete, *serving.delete, *routed.delete),
+        facts=facts,
+        notices=serving.notices,
+        requeue_after=_soonest(_again(optimized.outcome), serving.again, _again(serving.outcome)),
+        rests_on=serving.rests_on,
+        finalizers=finalizers(observed),
+    )
+
+
+def _needed_by_job(
+    observed: Observed, optimized: artifact_stage.ArtifactStage
+) -> tuple[Mapping[str, object], ...]:
+    """The Job's pod runs under the model's ServiceAccount, which may not stand yet."""
+    return (service_account(observed.owner),) if optimized.apply else ()
+
+
+def _keep_serving(observed: Observed, problem: Problem) -> Plan:
+    serving = serve_stage.decide(observed, None, None, None)
+    previous = Status.model_validate(observed.status)
+    return Plan(
+        facts=Facts(
+            phase="Stalled",
+            message=problem.message,
+            ready=isinstance(serving.outcome, Done),
+            ready_reason="Serving" if isinstance(serving.outcome, Done) else "NothingServes",
+            ready_message=_text(serving.outcome),
+            stalled=problem,
+            available=serving.outcome,
+            stable=serving.stable,
+            revisions=previous.revisions,
+            optimization=previous.optimization,
+            url=url(observed.owner) if serving.stable else None,
+            replicas=_replicas(observed),
+            selector=_selector(observed),
+        )
+    )
+
+
+def _facts(
+    observed: Observed,
+    spec: Spec,
+    revision: str,
+    optimized: Done[Artifact] | Waiting | Problem,
+    serving: serve_stage.ServeStage,
+    routed: Done[str] | Waiting | Problem | None,
+) -> Facts:
+    outcomes = (optimized, serving.outcome, routed)
+    stalled = next((o for o in outcomes if isinstance(o, Problem)), None)
+    waiting = next((o for o in outcomes if isinstance(o, Waiting)), None)
+    ready = serving.stable is not None and serving.stable.ready_replicas > 0
+    if waiting is not None and waiting.reason in ("ScaledToZero", "NothingServes"):
+        waiting = waiting if waiting.reason == "NothingServes" and not stalled else None
+    phase, message = _phase(ready, serving, stalled, waiting)
+    artifact = optimized.value if isinstance(optimized, Done) else None
+    return Facts(
+        phase=phase,
+        message=message,
+        ready=ready,
+        ready_reason="Serving"
+        if ready
+        else (stalled.reason if stalled else waiting.reason if waiting else "Idle"),
+        ready_message=(
+            f"revision {serving.stable.revision} answers" if ready and serving.stable else message
+        ),
+        reconciling=None if stalled else waiting,
+        stalled=stalled,
+        optimized=_stage(optimized),
+        available=serving.outcome,
+        routed=routed,
+        unsupported=(
+            *unsupported_fields(spec),
+            *(f"{f} (unknown to this version)" for f in unknown_fields(observed.spec)),
+        ),
+        stable=serving.stable,
+        canary=serving.canary,
+        revisions=_revisions(observed, spec, revision, artifact, serving, stalled),
+        optimization=_optimization(observed, artifact, revision),
+        url=url(observed.owner),
+        replicas=_replicas(observed),
+        selector=_selector(observed),
+    )
+
+
+def _phase(
+    ready: bool, serving: serve_stage.ServeStage, stalled: Problem | None, waiting: Waiting | None
+) -> tuple[str, str]:
+    if stalled:
+        return "Stalled", stalled.message
+    if waiting:
+        return waiting.reason, waiting.message
+    if ready:
+        return "Ready", _text(serving.outcome)
+    return "Idle", _text(serving.outcome)
+
+
+def _stage(optimized: Done[Artifact] | Waiting | Problem) -> Done[str] | Waiting | Problem:
+    if not isinstance(optimized, Done):
+        return optimized
+    chosen = optimized.value.chosen
+    return Done(f"candidate {chosen} is served" if chosen else "the model is served as it is")
+
+
+def _revisions(
+    observed: Observed,
+    spec: Spec,
+    target: str,
+    artifact: Artifact | None,
+    serving: serve_stage.ServeStage,
+    stalled: Problem | None,
+) -> tuple[Revision, ...]:
+    """List the revisions that stand, the newest first, and what is known of each."""
+    entries: list[Revision] = []
+    stable = serving.stable.revision if serving.stable else None
+    canary = serving.canary.revision if serving.canary else None
+    if observed.deployment(target) is None:
+        entries.append(
+            Revision(
+                name=target,
+                model=spec.model.uri,
+                artifact=artifact.source.artifact if artifact else None,
+                digest=artifact.digest if artifact else None,
+                chosen=artifact.chosen if artifact else None,
+                phase="Failed" if stalled else "Pending",
+                reason=stalled.message[:1024] if stalled else "",
+            )
+        )
+    for d in sorted(observed.deployments, key=lambda d: (d.created, d.revision), reverse=True):
+        if d.deleting:
+            continue
+        if d.provenance.failed:
+            phase = "Failed"
+        elif d.revision == stable:
+            phase = "Stable"
+        elif d.revision in (canary, target):
+            phase = "Canary"
+        else:
+            phase = "Retired"
+        entries.append(
+            Revision(
+                name=d.revision,
+                model=d.provenance.model,
+                artifact=d.provenance.artifact,
+                digest=(d.provenance.artifact or "").rpartition("@sha256:")[2] or None,
+                image=_image(d.template),
+                chosen=d.provenance.chosen,
+                phase=phase,
+                reason=d.provenance.failed or "",
+                created=serve_stage.rfc3339(d.created),
+            )
+        )
+    return tuple(entries[:REVISIONS_KEPT])
+
+
+def _optimization(observed: Observed, artifact: Artifact | None, revision: str) -> Optimization | None:
+    if artifact is not None:
+        return artifact.optimization
+    raw = observed.status.get("optimization")
+    return Optimization.model_validate(raw) if raw else None
+
+
+def _image(template: Mapping[str, object] | None) -> str | None:
+    if template is None:
+        return None
+    spec = template["spec"]
+    assert isinstance(spec, Mapping)
+    image = spec["containers"][0]["image"]
+    return str(image)
+
+
+def _replicas(observed: Observed) -> int:
+    return sum(d.current for d in observed.deployments)
+
+
+def _selector(observed: Observed) -> str:
+    return ",".join(f"{k}={v}" for k, v in sorted(observed.owner.selector().items()))
+
+
+def _text(outcome: Done[str] | Waiting | Problem) -> str:
+    return outcome.value if isinstance(outcome, Done) else outcome.message
+
+
+def _again(outcome: Done[Artifact] | Done[str] | Waiting | Problem) -> float | None:
+    return None if isinstance(outcome, Done) else outcome.again
+
+
+def _soonest(*moments: float | None) -> float | None:
+    return min((m for m in moments if m is not None), default=None)

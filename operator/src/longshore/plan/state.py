@@ -1,0 +1,141 @@
+"""What a decision rests on: one frozen value, with time as a field."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from longshore.resources.deployment import Provenance
+from longshore.resources.names import Owner
+from longshore.settings import Settings
+
+
+@dataclass(frozen=True)
+class Terminated:
+    """How a container ended."""
+
+    container: str
+    exit_code: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class PodView:
+    """What matters of a pod. `ready` is the Ready condition; times are seconds since the epoch."""
+
+    name: str
+    revision: str | None
+    component: str | None
+    job: str | None
+    phase: str
+    ready: bool
+    ip: str | None
+    deleting: bool
+    created: float
+    ready_since: float | None = None
+    reason: str = ""
+    message: str = ""
+    unschedulable: str = ""
+    unschedulable_since: float | None = None
+    disrupted: bool = False
+    waiting: tuple[tuple[str, str, str], ...] = ()
+    """Containers that wait: name, reason, message."""
+    terminated: tuple[Terminated, ...] = ()
+    """Containers that ended, init containers included; the last end of one that runs again counts too."""
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class JobView:
+    """What matters of a Job."""
+
+    name: str
+    uid: str
+    key: str
+    attempt: int
+    retry: str | None
+    active: int
+    succeeded: bool
+    failed: bool
+    reason: str
+    message: str
+    finished: float | None
+    deleting: bool
+
+
+@dataclass(frozen=True)
+class DeploymentView:
+    """What matters of the Deployment of a revision; `template` and the rest come from its annotations."""
+
+    name: str
+    uid: str
+    revision: str
+    created: float
+    replicas: int
+    ready: int
+    available: int
+    current: int
+    settled: bool
+    """The controller has seen the present spec."""
+    deleting: bool
+    template: Mapping[str, Any] | None
+    provenance: Provenance
+    conditions: tuple[tuple[str, str, str, str], ...] = ()
+    """type, status, reason, message."""
+
+
+@dataclass(frozen=True)
+class ServiceView:
+    """What matters of the Service that clients use."""
+
+    revision: str | None
+    promoted_at: float | None
+    uid: str
+
+
+@dataclass(frozen=True)
+class RouteClaim:
+    """A route that another ModelDeployment wants as well."""
+
+    namespace: str
+    name: str
+    created: float
+    keys: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything that a plan for one ModelDeployment needs; `now` is in seconds since the epoch."""
+
+    now: float
+    settings: Settings
+    owner: Owner
+    generation: int
+    created: float
+    deleting: bool
+    finalizers: tuple[str, ...]
+    annotations: Mapping[str, str]
+    spec: Mapping[str, Any]
+    status: Mapping[str, Any]
+    deployments: tuple[DeploymentView, ...] = ()
+    jobs: tuple[JobView, ...] = ()
+    pods: tuple[PodView, ...] = ()
+    service: ServiceView | None = None
+    live: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    """Every owned object as it is known to stand, by kind and name."""
+    other_routes: tuple[RouteClaim, ...] = ()
+    shared_artifacts: frozenset[str] = frozenset()
+    """Artifacts that other ModelDeployments use too."""
+    has_gateway_api: bool = False
+
+    def deployment(self, revision: str) -> DeploymentView | None:
+        """Find the Deployment of a revision."""
+        return next((d for d in self.deployments if d.revision == revision), None)
+
+    def job(self, key: str) -> JobView | None:
+        """Find the latest attempt for an artifact key."""
+        return max((j for j in self.jobs if j.key == key), key=lambda j: j.attempt, default=None)
+
+    def pods_of(self, revision: str) -> tuple[PodView, ...]:
+        """Find the serving pods of a revision."""
+        return tuple(p for p in self.pods if p.revision == revision and p.job is None)

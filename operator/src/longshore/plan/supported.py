@@ -1,0 +1,70 @@
+"""Fields that are accepted but have no effect in this version, each with what to do instead."""
+
+from collections.abc import Callable
+
+from longshore.api import Spec
+from longshore.api.scaling import Engine
+from longshore.api.serving import RuntimeName
+from longshore.runtimes.registry import runtime_of
+
+_CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
+    (
+        "model.signature",
+        lambda s: s.model.signature is not None,
+        "the signature is not checked; pin model.sha256",
+    ),
+    (
+        "serving.runtime",
+        lambda s: s.serving.runtime is not RuntimeName.ONNX_RUNTIME and runtime_of(s.serving.runtime) is None,
+        "this runtime is not available; OnnxRuntime serves instead",
+    ),
+    (
+        "optimize.parallelism",
+        lambda s: s.optimize is not None and s.optimize.parallelism > 1,
+        "the search runs in one pod",
+    ),
+    (
+        "scaling.min",
+        lambda s: s.scaling.min == 0,
+        "a model does not go to zero by itself; one pod is kept",
+    ),
+    (
+        "scaling.max",
+        lambda s: s.scaling.max is not None and s.scaling.max > max(s.scaling.min, 1),
+        "the number of pods stays at scaling.min; set serving.replicas, or scale the ModelDeployment",
+    ),
+    ("scaling.metrics", lambda s: bool(s.scaling.metrics), "no metric is read"),
+    ("scaling.engine", lambda s: s.scaling.engine is not Engine.BUILTIN, "no HPA or ScaledObject is made"),
+    ("scaling.warm", lambda s: s.scaling.warm > 0, "no paused pod is kept"),
+    ("scaling.schedules", lambda s: bool(s.scaling.schedules), "schedules are not followed"),
+    ("scaling.forecast", lambda s: s.scaling.forecast is not None, "load is not forecast"),
+    ("scaling.budget", lambda s: s.scaling.budget is not None, "no budget is kept"),
+    ("rollout.steps", lambda s: bool(s.rollout.steps), "the new revision gets all requests once it is ready"),
+    (
+        "rollout.strategy",
+        lambda s: "strategy" in s.rollout.model_fields_set,
+        "a new revision gets all requests once it is ready",
+    ),
+    ("rollout.analysis", lambda s: "analysis" in s.rollout.model_fields_set, "requests are not compared"),
+    (
+        "rollout.preflight",
+        lambda s: "preflight" in s.rollout.model_fields_set,
+        "no recorded request is asked",
+    ),
+    ("rollout.affinity", lambda s: s.rollout.affinity is not None, "users may change between revisions"),
+    (
+        "rollout.notifications",
+        lambda s: bool(s.rollout.notifications),
+        "no web hook is told; watch the events",
+    ),
+    (
+        "route.grpcParentRefs",
+        lambda s: s.route is not None and bool(s.route.grpc_parent_refs),
+        "no GRPCRoute is made",
+    ),
+)
+
+
+def unsupported_fields(spec: Spec) -> tuple[str, ...]:
+    """Name what has no effect: `path (what happens instead)`, in the order of the kind."""
+    return tuple(f"spec.{path} ({instead})" for path, is_set, instead in _CHECKS if is_set(spec))

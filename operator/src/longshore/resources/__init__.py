@@ -1,0 +1,1 @@
+"""Pure builders of Kubernetes objects, one file a kind: values in, plain dicts out."""

@@ -1,0 +1,154 @@
+"""The Deployment of one revision."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from longshore.api.base import millicores
+from longshore.api.serving import PodTemplate, Serving
+from longshore.resources.model_source import (
+    ModelSource,
+    fetch_container,
+    image_volume,
+    source_volumes,
+)
+from longshore.resources.names import (
+    ARTIFACT,
+    CHOSEN,
+    FAILED,
+    MODEL_URI,
+    RETRY,
+    SERVER,
+    TEMPLATE,
+    Owner,
+    deployment_name,
+)
+from longshore.resources.pod import pod_spec
+from longshore.runtimes.base import MODEL_PATH, ContainerInput, Runtime
+from longshore.settings import Settings
+
+DEFAULT_REQUESTS = {"cpu": "250m", "memory": "256Mi"}
+DEFAULT_LIMITS = {"cpu": "1", "memory": "2Gi"}
+_SIZE_LIMIT = "20Gi"
+
+
+def pod_template(
+    owner: Owner, revision: str, source: ModelSource, serving: Serving, runtime: Runtime, settings: Settings
+) -> dict[str, Any]:
+    """Build the pod template of a revision."""
+    resources = container_resources(serving)
+    wanted = ContainerInput(
+        model_name=owner.name,
+        serving=serving,
+        settings=settings,
+        cpu_millicores=serving_millicores(serving),
+    )
+    container = runtime.container(wanted)
+    overlay = serving.pod_template
+    container = {
+        **container,
+        "resources": resources,
+        "env": [*container.get("env", []), *(variable.to_wire() for variable in overlay.env)],
+        "volumeMounts": [
+            {"name": "model", "mountPath": MODEL_PATH, "readOnly": True},
+            *container.get("volumeMounts", []),
+        ],
+    }
+    image = image_volume(source, settings)
+    if image:
+        volumes: list[dict[str, Any]] = [{"name": "model", "image": image}]
+    else:
+        volumes = [
+            {"name": "model", "emptyDir": {"sizeLimit": _SIZE_LIMIT}},
+            *source_volumes(source.model),
+        ]
+    spec = pod_spec(owner.name, [container], [*volumes, *runtime.volumes(wanted)])
+    if not image:
+        spec["initContainers"] = [fetch_container(owner, source, settings, MODEL_PATH)]
+    spec["terminationGracePeriodSeconds"] = runtime.grace_period(serving)
+    spec |= _placement(overlay)
+    secrets = [*settings.image_pull_secrets, *(s.secret_name for s in overlay.image_pull_secrets)]
+    if secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in dict.fromkeys(secrets)]
+    metadata: dict[str, Any] = {"labels": {**overlay.labels, **owner.labels(SERVER, revision)}}
+    if overlay.annotations:
+        metadata["annotations"] = dict(overlay.annotations)
+    return {"metadata": metadata, "spec": spec}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a revision comes from and what became of it; kept in the annotations of its Deployment."""
+
+    model: str
+    artifact: str | None = None
+    chosen: str | None = None
+    failed: str | None = None
+    retry: str | None = None
+
+    def annotations(self) -> dict[str, str]:
+        """Give the annotations that hold it."""
+        values = {
+            MODEL_URI: self.model,
+            ARTIFACT: self.artifact,
+            CHOSEN: self.chosen,
+            FAILED: self.failed,
+            RETRY: self.retry,
+        }
+        return {key: value for key, value in values.items() if value}
+
+
+def deployment(
+    owner: Owner, revision: str, template: Mapping[str, Any], replicas: int, provenance: Provenance
+) -> dict[str, Any]:
+    """Build the Deployment of a revision from its pod template.
+
+    The template is kept in an annotation, so that later versions of the operator apply it as it was.
+    """
+    metadata = owner.metadata(deployment_name(owner, revision), SERVER, revision)
+    metadata["annotations"] = {
+        TEMPLATE: json.dumps(template, sort_keys=True, separators=(",", ":")),
+        **provenance.annotations(),
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata,
+        "spec": {
+            "replicas": replicas,
+            "revisionHistoryLimit": 0,
+            "progressDeadlineSeconds": 600,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "selector": {"matchLabels": owner.selector(revision)},
+            "template": dict(template),
+        },
+    }
+
+
+def container_resources(serving: Serving) -> dict[str, Any]:
+    """Give requests and limits with the defaults filled in; a request never exceeds its limit."""
+    given = serving.resources
+    limits = {**DEFAULT_LIMITS, **given.limits}
+    requests = {**{k: v for k, v in DEFAULT_REQUESTS.items() if k not in given.limits}, **given.requests}
+    return {"requests": requests, "limits": limits}
+
+
+def serving_millicores(serving: Serving) -> int:
+    """Give the CPU limit of a serving pod, in millicores."""
+    return millicores(container_resources(serving)["limits"]["cpu"])
+
+
+def _placement(overlay: PodTemplate) -> dict[str, Any]:
+    """Give the parts of the pod spec that say where and how it is scheduled."""
+    spread = [dict(constraint) for constraint in overlay.topology_spread_constraints]
+    parts: dict[str, Any] = {
+        "nodeSelector": dict(overlay.node_selector),
+        "tolerations": [toleration.to_wire() for toleration in overlay.tolerations],
+        "affinity": overlay.affinity,
+        "topologySpreadConstraints": spread,
+        "priorityClassName": overlay.priority_class_name,
+        "runtimeClassName": overlay.runtime_class_name,
+        "schedulerName": overlay.scheduler_name,
+    }
+    return {key: value for key, value in parts.items() if value}

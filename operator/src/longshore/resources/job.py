@@ -1,0 +1,116 @@
+"""The optimize Job."""
+
+from typing import Any
+
+from longshore.api.base import seconds
+from longshore.api.model import Model
+from longshore.api.optimize import Optimize
+from longshore.api.serving import Serving
+from longshore.artifact.job import JobRequest, Target
+from longshore.resources.deployment import container_resources, serving_millicores
+from longshore.resources.model_source import source_environment, source_mounts, source_volumes
+from longshore.resources.names import ATTEMPT, KEY, OPTIMIZER, RETRY, Owner, job_name
+from longshore.resources.pod import environment, pod_spec
+from longshore.settings import Settings
+
+WORK_PATH = "/work"
+_WORK_LIMIT = "20Gi"
+_FETCH_SECONDS = 1800
+"""Time for a Job without a search: fetching and converting only."""
+
+
+def job_request(
+    owner: Owner, model: Model, optimize: Optimize | None, serving: Serving, settings: Settings
+) -> JobRequest:
+    """Give what the Job is asked; it measures for the CPU that a serving pod has."""
+    return JobRequest(
+        namespace=owner.namespace,
+        name=owner.name,
+        model=model,
+        optimize=optimize,
+        target=Target(runtime=serving.runtime.value, cpu_millicores=serving_millicores(serving)),
+        store=settings.store,
+        store_plain_http=settings.store_plain_http,
+    )
+
+
+def optimize_job(
+    owner: Owner,
+    key: str,
+    request: JobRequest,
+    serving: Serving,
+    settings: Settings,
+    attempt: int = 1,
+    retry: str | None = None,
+) -> dict[str, Any]:
+    """Build the Job for an artifact key.
+
+    A disruption (drained or vanished node) starts the pod again; any other failure ends the Job, so that
+    its reason is read and told. Source: Kubernetes "Pod failure policy".
+    """
+    optimize = request.optimize
+    uris = (
+        [data.uri for data in (optimize.calibration, optimize.evaluation, optimize.training) if data]
+        if optimize
+        else []
+    )
+    resources = (
+        {"requests": dict(optimize.resources.requests), "limits": dict(optimize.resources.limits)}
+        if optimize and optimize.resources
+        else _job_resources(serving)
+    )
+    container = {
+        "name": "optimizer",
+        "image": settings.optimizer_image,
+        "args": ["job"],
+        "env": environment({**source_environment(request, settings), "LONGSHORE_WORK": WORK_PATH}),
+        "resources": resources,
+        "volumeMounts": [{"name": "work", "mountPath": WORK_PATH}, *source_mounts(request.model, *uris)],
+    }
+    volumes = [
+        {"name": "work", "emptyDir": {"sizeLimit": _WORK_LIMIT}},
+        *source_volumes(request.model, *uris),
+    ]
+    spec = pod_spec(owner.name, [container], volumes)
+    budget = seconds(optimize.budget.time) if optimize else _FETCH_SECONDS
+    overlay = serving.pod_template
+    spec |= {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": int(budget) + settings.job_active_deadline_grace,
+    }
+    if overlay.node_selector:
+        spec["nodeSelector"] = dict(overlay.node_selector)
+    if overlay.tolerations:
+        spec["tolerations"] = [toleration.to_wire() for toleration in overlay.tolerations]
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    metadata = owner.metadata(job_name(owner, key, attempt), OPTIMIZER)
+    metadata["labels"][KEY] = key
+    metadata["annotations"] = {ATTEMPT: str(attempt), **({RETRY: retry} if retry else {})}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            "backoffLimit": 0,
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {"containerName": "optimizer", "operator": "NotIn", "values": [0]},
+                    },
+                ]
+            },
+            "template": {"metadata": {"labels": owner.labels(OPTIMIZER)}, "spec": spec},
+        },
+    }
+
+
+def _job_resources(serving: Serving) -> dict[str, Any]:
+    """Measure under the CPU of a serving pod, with 4 GiB: several candidates lie in memory at once."""
+    resources = container_resources(serving)
+    return {
+        "requests": {**resources["requests"], "memory": "512Mi"},
+        "limits": {**resources["limits"], "memory": "4Gi"},
+    }

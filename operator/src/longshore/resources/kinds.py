@@ -1,0 +1,67 @@
+"""The kinds that Longshore reads and writes, and how the API server addresses them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from longshore.api import GROUP, KIND, PLURAL, VERSION
+
+Object = Mapping[str, Any]
+"""A Kubernetes object as plain data."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A namespaced kind. `group` is empty for the core group."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+
+    @property
+    def api_version(self) -> str:
+        """Give the value of `apiVersion`."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None, name: str | None = None) -> str:
+        """Give the URL path of one object, of a namespace's list, or of the whole cluster's list."""
+        base = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        return f"{base}{scope}/{self.plural}" + (f"/{name}" if name else "")
+
+
+MODEL_DEPLOYMENT = Kind(GROUP, VERSION, KIND, PLURAL)
+DEPLOYMENT = Kind("apps", "v1", "Deployment", "deployments")
+JOB = Kind("batch", "v1", "Job", "jobs")
+POD = Kind("", "v1", "Pod", "pods")
+SERVICE = Kind("", "v1", "Service", "services")
+SERVICE_ACCOUNT = Kind("", "v1", "ServiceAccount", "serviceaccounts")
+EVENT = Kind("", "v1", "Event", "events")
+POD_DISRUPTION_BUDGET = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
+HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
+LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
+
+CHILDREN: tuple[Kind, ...] = (
+    SERVICE_ACCOUNT,
+    NETWORK_POLICY,
+    JOB,
+    DEPLOYMENT,
+    POD_DISRUPTION_BUDGET,
+    SERVICE,
+    HTTP_ROUTE,
+)
+"""What a ModelDeployment owns directly, in the order in which it is written."""
+
+_BY_NAME = {(k.group, k.kind): k for k in (MODEL_DEPLOYMENT, POD, EVENT, LEASE, *CHILDREN)}
+
+
+def kind_of(obj: Object) -> Kind:
+    """Find the kind of an object.
+
+    Raises:
+        KeyError: Longshore does not work with this kind.
+    """
+    group, _, _ = obj["apiVersion"].rpartition("/")
+    return _BY_NAME[(group, obj["kind"])]

@@ -1,0 +1,96 @@
+"""Names, labels and annotations: what everything is called and found by."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from longshore.api import GROUP, KIND, VERSION
+
+MANAGER = "longshore"
+"""Field manager of every server-side apply, and value of app.kubernetes.io/managed-by."""
+
+NAME = f"{GROUP}/name"
+REVISION = f"{GROUP}/revision"
+COMPONENT = "app.kubernetes.io/component"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+
+APPLIED = f"{GROUP}/applied"
+"""Annotation: hash of what was applied, so that a removed field is noticed without a request."""
+TEMPLATE = f"{GROUP}/template"
+"""Annotation of a Deployment: its pod template as first built; upgrading the operator restarts nothing."""
+ARTIFACT = f"{GROUP}/artifact"
+MODEL_URI = f"{GROUP}/model"
+CHOSEN = f"{GROUP}/chosen"
+FAILED = f"{GROUP}/failed"
+"""Annotation of a Deployment: why its revision was given up."""
+PROMOTED_AT = f"{GROUP}/promoted-at"
+"""Annotation of the Service: when its selector last moved, RFC 3339."""
+ATTEMPT = f"{GROUP}/attempt"
+"""Annotation of a Job: which attempt it is, counted from 1."""
+KEY = f"{GROUP}/artifact-key"
+"""Label of a Job: hash of what decides its artifact."""
+RETRY = f"{GROUP}/retry"
+"""Annotation: a person sets it on the ModelDeployment, to any other value than before, to try once more what
+failed; a Job and a Deployment carry the value that they were made under."""
+FINALIZER = f"{GROUP}/artifacts"
+
+SERVER = "server"
+OPTIMIZER = "optimizer"
+
+HTTP_PORT = 8080
+GRPC_PORT = 8081
+SERVICE_PORT = 80
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The ModelDeployment that an object belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    def reference(self) -> dict[str, Any]:
+        """Give the owner reference that makes deletion cascade."""
+        return {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": KIND,
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+
+    def selector(self, revision: str | None = None) -> dict[str, str]:
+        """Give the labels that find the serving pods, of one revision or of all."""
+        labels = {NAME: self.name, COMPONENT: SERVER}
+        return labels | {REVISION: revision} if revision else labels
+
+    def labels(self, component: str, revision: str | None = None) -> dict[str, str]:
+        """Give the labels of a child."""
+        labels = {
+            "app.kubernetes.io/name": "longshore",
+            "app.kubernetes.io/instance": self.name,
+            MANAGED_BY: MANAGER,
+            COMPONENT: component,
+            NAME: self.name,
+        }
+        return labels | {REVISION: revision} if revision else labels
+
+    def metadata(self, name: str, component: str = SERVER, revision: str | None = None) -> dict[str, Any]:
+        """Give the metadata of a child."""
+        return {
+            "name": name,
+            "namespace": self.namespace,
+            "labels": self.labels(component, revision),
+            "ownerReferences": [self.reference()],
+        }
+
+
+def deployment_name(owner: Owner, revision: str) -> str:
+    """Name the Deployment of a revision."""
+    return f"{owner.name}-{revision}"
+
+
+def job_name(owner: Owner, key: str, attempt: int) -> str:
+    """Name the optimize Job of an artifact key; every attempt has its own, so none is ever replaced."""
+    return f"{owner.name}-optimize-{key}-{attempt}"

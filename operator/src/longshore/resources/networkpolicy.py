@@ -1,0 +1,40 @@
+"""NetworkPolicies: who may reach the pods of a model, and whom they may reach."""
+
+from typing import Any
+
+from longshore.resources.names import COMPONENT, GRPC_PORT, HTTP_PORT, NAME, OPTIMIZER, SERVER, Owner
+
+
+def serving_policy(owner: Owner, fetches: bool) -> dict[str, Any]:
+    """Build the policy of serving pods: requests may come in on the two ports; nothing goes out.
+
+    Args:
+        owner: the ModelDeployment.
+        fetches: an init container fetches the model, so the pods may reach out.
+    """
+    ports = [{"port": HTTP_PORT, "protocol": "TCP"}, {"port": GRPC_PORT, "protocol": "TCP"}]
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": owner.metadata(owner.name),
+        "spec": {
+            "podSelector": {"matchLabels": {NAME: owner.name, COMPONENT: SERVER}},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"ports": ports}],
+            **({"egress": [{}]} if fetches else {}),
+        },
+    }
+
+
+def optimizer_policy(owner: Owner) -> dict[str, Any]:
+    """Build the policy of the optimize Job: it may fetch and store; nothing may reach it."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": owner.metadata(f"{owner.name}-optimize", OPTIMIZER),
+        "spec": {
+            "podSelector": {"matchLabels": {NAME: owner.name, COMPONENT: OPTIMIZER}},
+            "policyTypes": ["Ingress", "Egress"],
+            "egress": [{}],
+        },
+    }

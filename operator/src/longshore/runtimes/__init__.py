@@ -1,0 +1,1 @@
+"""What differs between the runtimes: one file each, behind one small protocol."""

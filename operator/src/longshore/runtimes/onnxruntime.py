@@ -1,0 +1,72 @@
+"""ONNX Runtime behind Longshore's own server."""
+
+from typing import Any
+
+from longshore.api.base import seconds
+from longshore.api.serving import RuntimeName, Serving
+from longshore.resources.names import GRPC_PORT, HTTP_PORT
+from longshore.resources.pod import environment
+from longshore.runtimes.base import MODEL_PATH, ContainerInput
+
+DRAIN_SECONDS = 3
+"""Requests go on being answered this long after SIGTERM: kube-proxy needs a second to forget an endpoint."""
+
+GRACE_SECONDS = 30
+
+
+class OnnxRuntime:
+    """The default runtime."""
+
+    name = RuntimeName.ONNX_RUNTIME
+
+    def refuses(self, serving: Serving) -> str | None:
+        """Nothing in `serving` is beyond this runtime."""
+        return None
+
+    def container(self, wanted: ContainerInput) -> dict[str, Any]:
+        """Build the container of `longshore-server`; its readiness includes a real inference."""
+        batching = wanted.serving.batching
+        arguments = {
+            "--model": MODEL_PATH,
+            "--name": wanted.model_name,
+            "--http-port": str(HTTP_PORT),
+            "--grpc-port": str(GRPC_PORT),
+            "--max-batch-size": str(batching.max_size),
+            "--max-queue": str(batching.queue),
+            "--drain-delay": str(DRAIN_SECONDS),
+            "--grace-period": str(GRACE_SECONDS - 2),
+        }
+        if delay := seconds(batching.max_delay):
+            arguments["--max-batch-delay-ms"] = f"{delay * 1000:g}"
+        if wanted.serving.latency_objective:
+            arguments["--latency-objective-ms"] = f"{seconds(wanted.serving.latency_objective) * 1000:g}"
+        return {
+            "name": "server",
+            "image": wanted.settings.server_image,
+            "args": [word for pair in arguments.items() for word in pair],
+            "env": environment({"HOME": "/tmp"}),  # noqa: S108 (the pod's own emptyDir)
+            "ports": [
+                {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
+                {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
+            ],
+            "startupProbe": _probe("/v2/health/ready", period=1, failures=900),
+            "readinessProbe": _probe("/v2/health/ready", period=2, failures=2),
+            "livenessProbe": _probe("/v2/health/live", period=10, failures=6),
+        }
+
+    def volumes(self, wanted: ContainerInput) -> list[dict[str, Any]]:
+        """Nothing beyond the model."""
+        return []
+
+    def grace_period(self, serving: Serving) -> int:
+        """Give the seconds between SIGTERM and SIGKILL."""
+        return GRACE_SECONDS
+
+
+def _probe(path: str, period: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": HTTP_PORT},
+        "periodSeconds": period,
+        "timeoutSeconds": 2,
+        "failureThreshold": failures,
+    }

@@ -1,0 +1,109 @@
+"""Conditions, columns and events: facts in, `status` out."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from longshore.api import Status
+from longshore.api.status import Condition
+from longshore.plan.outcome import Done, Facts, Notice, Problem, Waiting
+
+READY, RECONCILING, STALLED, FIELDS = "Ready", "Reconciling", "Stalled", "FieldsSupported"
+_MESSAGE_LIMIT = 2000
+
+
+def build_status(previous: Mapping[str, Any], facts: Facts, generation: int, now: float) -> dict[str, Any]:
+    """Build `status` as the API server shall hold it.
+
+    A condition keeps its transition time while its status stays the same.
+    """
+    before = {c["type"]: c for c in previous.get("conditions", ())}
+    moment = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    conditions = tuple(
+        Condition(
+            type=kind,
+            status=status,
+            reason=reason,
+            message=_short(message),
+            last_transition_time=(
+                before[kind]["lastTransitionTime"]
+                if kind in before and before[kind]["status"] == status
+                else moment
+            ),
+            observed_generation=generation,
+        )
+        for kind, status, reason, message in _conditions(facts)
+    )
+    return Status(
+        observed_generation=generation,
+        phase=facts.phase,
+        message=_short(facts.message),
+        conditions=conditions,
+        stable=facts.stable,
+        canary=facts.canary,
+        revisions=facts.revisions,
+        optimization=facts.optimization,
+        url=facts.url,
+        replicas=facts.replicas,
+        selector=facts.selector,
+    ).to_wire()
+
+
+def _conditions(facts: Facts) -> Iterable[tuple[str, str, str, str]]:
+    yield READY, str(facts.ready), facts.ready_reason, facts.ready_message
+    waiting, problem = facts.reconciling, facts.stalled
+    if waiting:
+        yield RECONCILING, "True", waiting.reason, waiting.message
+    else:
+        yield RECONCILING, "False", "Settled", "nothing is under way"
+    if problem:
+        yield STALLED, "True", problem.reason, problem.message
+    else:
+        yield STALLED, "False", "NoProblem", "nothing is in the way"
+    for kind, outcome in (
+        ("Optimized", facts.optimized),
+        ("Available", facts.available),
+        ("Routed", facts.routed),
+    ):
+        if isinstance(outcome, Done):
+            yield kind, "True", "Done", outcome.value
+        elif isinstance(outcome, Problem):
+            yield kind, "False", outcome.reason, outcome.message
+        elif isinstance(outcome, Waiting):
+            yield kind, "Unknown", outcome.reason, outcome.message
+    if facts.unsupported:
+        yield FIELDS, "False", "NotSupported", f"no effect in this version: {'; '.join(facts.unsupported)}"
+    else:
+        yield FIELDS, "True", "AllSupported", "every field has its effect"
+
+
+def transitions(previous: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Notice, ...]:
+    """Give an event for every condition whose change a person wants to hear of."""
+    before = {c["type"]: c for c in previous.get("conditions", ())}
+    after = {c["type"]: c for c in status.get("conditions", ())}
+    notices: list[Notice] = []
+
+    def moved(kind: str, to: str) -> bool:
+        is_now = kind in after and after[kind]["status"] == to
+        return is_now and (kind not in before or before[kind]["status"] != to)
+
+    if moved(READY, "True"):
+        notices.append(Notice("Normal", "Ready", after[READY]["message"]))
+    elif READY in before and moved(READY, "False"):
+        notices.append(Notice("Warning", "NotReady", after[READY]["message"]))
+    stalled = after.get(STALLED, {})
+    if stalled.get("status") == "True" and (
+        moved(STALLED, "True") or before[STALLED]["reason"] != stalled["reason"]
+    ):
+        notices.append(Notice("Warning", stalled["reason"], stalled["message"]))
+    if STALLED in before and moved(STALLED, "False"):
+        notices.append(Notice("Normal", "Recovered", "what was in the way is gone"))
+    if moved("Optimized", "True") and "optimization" in status:
+        notices.append(Notice("Normal", "Optimized", after["Optimized"]["message"]))
+    if FIELDS in after and moved(FIELDS, "False"):
+        notices.append(Notice("Warning", "FieldsNotSupported", after[FIELDS]["message"]))
+    return tuple(notices)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MESSAGE_LIMIT else text[: _MESSAGE_LIMIT - 1] + "…"
