@@ -1,5 +1,6 @@
 """The protocol of a runtime: everything that differs between servers, as pure functions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,10 +21,35 @@ class ContainerInput:
     cpu_millicores: int
 
 
+@dataclass(frozen=True)
+class Series:
+    """One series of a pod's metrics: its name, what stands among its labels, and the factor to our unit."""
+
+    name: str
+    scale: float = 1.0
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class MetricSource:
+    """Where a pod tells what it does, and under which names.
+
+    `series` maps our names to those of the runtime, whose values are added up: `requests` (answered, with
+    success or not), `errors` (of them, the server's fault), `slow` (of them, slower than the objective),
+    `executions`, `rows`, `queue_seconds`, `compute_seconds`, `request_seconds`, all cumulative; `pending`,
+    `in_flight`, `open_streams` as they are now. A name that is missing is not known of this runtime.
+    """
+
+    port: int
+    path: str
+    series: Mapping[str, tuple[Series, ...]]
+
+
 class Runtime(Protocol):
     """One way to serve a model."""
 
     name: RuntimeName
+    metrics: MetricSource
 
     def refuses(self, serving: Serving) -> str | None:
         """Say why this runtime cannot serve so, with the next step; None when it can."""

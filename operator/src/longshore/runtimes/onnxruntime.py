@@ -6,7 +6,7 @@ from longshore.api.base import seconds
 from longshore.api.serving import RuntimeName, Serving
 from longshore.resources.names import GRPC_PORT, HTTP_PORT
 from longshore.resources.pod import environment
-from longshore.runtimes.base import MODEL_PATH, ContainerInput
+from longshore.runtimes.base import MODEL_PATH, ContainerInput, MetricSource, Series
 
 DRAIN_SECONDS = 3
 """Requests go on being answered this long after SIGTERM: kube-proxy needs a second to forget an endpoint."""
@@ -18,6 +18,23 @@ class OnnxRuntime:
     """The default runtime."""
 
     name = RuntimeName.ONNX_RUNTIME
+    metrics = MetricSource(
+        port=HTTP_PORT,
+        path="/metrics",
+        series={
+            "requests": (Series("longshore_requests_total"),),
+            "errors": (Series("longshore_requests_failed_total"),),
+            "slow": (Series("longshore_requests_over_objective_total"),),
+            "executions": (Series("nv_inference_exec_count"),),
+            "rows": (Series("nv_inference_count"),),
+            "queue_seconds": (Series("longshore_queue_time_seconds_total"),),
+            "compute_seconds": (Series("longshore_compute_time_seconds_total"),),
+            "request_seconds": (Series("nv_inference_request_duration_us", 1e-6),),
+            "pending": (Series("nv_inference_pending_request_count"),),
+            "in_flight": (Series("longshore_requests_in_flight"),),
+            "open_streams": (Series("longshore_streams"),),
+        },
+    )
 
     def refuses(self, serving: Serving) -> str | None:
         """Nothing in `serving` is beyond this runtime."""
