@@ -1,0 +1,80 @@
+"""The request rate to plan for: measured, surging, growing until new pods are ready, forecast."""
+
+import math
+from dataclasses import dataclass
+
+from longshore.plan.scaling.inputs import Policy
+from longshore.plan.scaling.state import State
+from longshore.plan.scaling.window import Averages, averages, trend
+
+_SURGE_SIGMA = 4.0
+"""The panic window counts when its requests exceed what the stable window expects by this many standard
+deviations: with a look every 2 s, Poisson noise does so about once in half a year."""
+
+_TREND_SIGMA = 4.0
+_MOST_GROWTH = 1.15
+"""Growth and backlog together add at most this to the highest rate seen: an overshoot is bounded by it."""
+
+_TICK_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Requests per second to plan for, with both windows and what was told apart."""
+
+    rate: float
+    stable: Averages
+    recent: Averages
+    surging: bool
+    forecast: str = ""
+
+
+def demand_of(policy: Policy, state: State, now: float) -> Demand | None:
+    """Judge the windows; None when nothing was seen in the panic window."""
+    stable = averages(state.entries, now, policy.stable_window)
+    recent = averages(state.entries, now, policy.panic_window)
+    if stable is None or recent is None or recent.coverage <= 0:
+        return None
+    surging = _is_surge(stable, recent, state.dispersion)
+    rate = max(stable.rate, recent.rate) if surging else stable.rate
+    level, slope, error = trend(state.entries, now)
+    if slope > _TREND_SIGMA * error * math.sqrt(state.dispersion):
+        ahead = slope * (state.readiness_seconds + 2 * _TICK_SECONDS)
+        highest = max(stable.rate, recent.rate)
+        rate = max(rate, min(level + ahead, highest * _MOST_GROWTH))
+    rate = max(rate, min(rate + _backlog(state, recent), max(stable.rate, recent.rate) * _MOST_GROWTH))
+    rate, told = _with_forecast(policy, state, now, rate)
+    return Demand(rate, stable, recent, surging, told)
+
+
+def _is_surge(stable: Averages, recent: Averages, dispersion: float) -> bool:
+    before_seconds = stable.seconds - recent.seconds
+    if before_seconds <= 0:
+        return False
+    before = max(stable.rate * stable.seconds - recent.rate * recent.seconds, 0.0) / before_seconds
+    expected = before * recent.seconds
+    # Both counts are noisy; a handful of requests after silence is no surge of a busy model.
+    deviation = math.sqrt(dispersion * max(expected * (1 + recent.seconds / before_seconds), 4.0))
+    return recent.rate * recent.seconds - expected > _SURGE_SIGMA * deviation
+
+
+def _backlog(state: State, recent: Averages) -> float:
+    """Give the rate that works off, while new pods start, what waits beyond a second's worth of requests."""
+    waiting = (recent.pending or 0.0) - recent.rate
+    return max(waiting, 0.0) / max(state.readiness_seconds, 10.0)
+
+
+def _with_forecast(policy: Policy, state: State, now: float, rate: float) -> tuple[float, str]:
+    season = state.seasonal
+    if season is None or policy.forecast_period is None:
+        return rate, ""
+    ahead = policy.forecast_ahead
+    if ahead is None:
+        ahead = state.readiness_seconds + 2 * _TICK_SECONDS
+    expected = season.at(now + ahead)
+    if expected is None or season.judged == 0:
+        return rate, "forecast: no season has been seen yet"
+    told = f"forecast: {expected:.3g} rps in {ahead:.0f} s, off by {season.error:.0%} on average"
+    if not season.usable:
+        return rate, f"{told}; not followed until it is better"
+    return max(rate, expected), told

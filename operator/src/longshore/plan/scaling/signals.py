@@ -1,0 +1,153 @@
+"""How many pods each signal asks for."""
+
+import math
+from dataclasses import dataclass
+
+from longshore.api.scaling import Signal
+from longshore.plan.scaling.inputs import External, Target, clean
+from longshore.plan.scaling.queueing import ServiceCurve
+from longshore.plan.scaling.window import Averages
+
+_TOLERANCE = 0.1
+"""Utilization within this share of its target asks for no change, as in an HPA."""
+
+EXTERNAL_STALE = 60.0
+"""The answer of a Prometheus older than this is not used, in seconds."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the signals are judged on."""
+
+    rate: float
+    """Requests per second to plan for, growth until new pods are ready included."""
+    stable: Averages
+    recent: Averages
+    curve: ServiceCurve | None
+    dispersion: float
+    ready: int
+    correction: float
+    utilization: float
+    now: float
+
+
+@dataclass(frozen=True)
+class Need:
+    """Pods asked for (None: the signal could not be read, `problem` says why) and the words for it."""
+
+    pods: float | None
+    words: str = ""
+    problem: str = ""
+    relative: bool = False
+    """Whether it was found relative to the pods that run, and so means nothing without any."""
+
+
+def need_of(target: Target, load: Load, external: External | None) -> Need:
+    """Judge one target."""
+    match target.signal:
+        case Signal.LATENCY:
+            return _timed(target, load, target.percentile)
+        case Signal.QUEUE_TIME:
+            return _timed(target, load, None)
+        case Signal.REQUESTS_PER_SECOND:
+            return Need(load.rate / target.value, f"{_rate(load.rate)}, target {target.value:g} rps a pod")
+        case Signal.CONCURRENCY:
+            return _concurrent(target, load)
+        case Signal.PENDING:
+            return _gauge(target, load.recent.pending, "requests pending")
+        case Signal.CPU:
+            return _busy(target, load, load.stable.cpu, load.recent.cpu, "CPU")
+        case Signal.GPU:
+            return _busy(target, load, load.stable.gpu, load.recent.gpu, "GPU")
+        case Signal.PROMETHEUS:
+            return _external(target, load.now, external)
+
+
+def default_need(load: Load) -> Need:
+    """Judge without any target: pods are kept busy up to a share of what they can do."""
+    if load.curve is None:
+        return _unlearned(load)
+    capacity = load.curve.capacity
+    words = f"{_rate(load.rate)}, a pod can do {capacity:.3g} rps, planned {load.utilization:.0%} busy"
+    return Need(load.rate / (capacity * load.utilization), words)
+
+
+def milliseconds(value: float) -> str:
+    """Write a time in seconds for a person."""
+    if not math.isfinite(value):
+        return "unbounded"
+    return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.3g} rps" if rate < 1000 else f"{rate:.0f} rps"
+
+
+def _timed(target: Target, load: Load, percentile: float | None) -> Need:
+    queue = load.recent.queue_time
+    seen = f"{milliseconds(queue)} queue at {_rate(load.rate)}" if queue is not None else _rate(load.rate)
+    words = f"{seen}, objective {milliseconds(target.seconds)}"
+    if load.rate <= 0:
+        return Need(0.0, words)
+    if load.curve is None:
+        return _unlearned(load)
+    per_pod = load.curve.rate_within(target.seconds, percentile, load.dispersion, load.utilization)
+    if per_pod > 0:
+        return Need(load.rate / per_pod * load.correction, words)
+    # No number of pods holds it: run at half load, where queueing adds little to the bare run time.
+    own = milliseconds(load.curve.latency(0.0, percentile or 0.5))
+    return Need(
+        load.rate / (load.curve.capacity * 0.5),
+        words,
+        problem=f"the objective {milliseconds(target.seconds)} is below the {own} that an idle pod takes: "
+        "no number of pods meets it; raise it, or optimize the model",
+    )
+
+
+def _unlearned(load: Load) -> Need:
+    """Without a service time, go by how busy the pods are."""
+    busy = load.recent.concurrency
+    if busy is None:
+        return Need(
+            None, problem="pods report no compute time and no concurrency: set a RequestsPerSecond metric"
+        )
+    return Need(busy, f"{busy:.3g} requests in flight at {_rate(load.rate)}, service time not known yet")
+
+
+def _concurrent(target: Target, load: Load) -> Need:
+    recent, stable = load.recent.concurrency, load.stable.concurrency
+    if recent is None or stable is None:
+        return Need(None, problem="pods report no concurrency")
+    # The longer window unless the load has moved: a rate that doubled doubles what runs.
+    value = max(stable, recent) if load.rate > load.stable.rate else stable
+    return Need(value / target.value, f"{value:.3g} requests in flight, target {target.value:g} a pod")
+
+
+def _gauge(target: Target, value: float | None, what: str) -> Need:
+    if value is None:
+        return Need(None, problem=f"pods do not report {what}")
+    return Need(value / target.value, f"{value:.3g} {what}, target {target.value:g} a pod")
+
+
+def _busy(target: Target, load: Load, stable: float | None, recent: float | None, what: str) -> Need:
+    if stable is None or recent is None or load.ready == 0:
+        return Need(None, problem=f"pods report no {what} utilization", relative=True)
+    value = max(stable, recent) if recent > target.value else stable
+    words = f"{what} {value:.0f} %, target {target.value:g} %"
+    ratio = value / target.value
+    if abs(ratio - 1) <= _TOLERANCE:
+        ratio = 1.0
+    return Need(load.ready * ratio, words, relative=True)
+
+
+def _external(target: Target, now: float, external: External | None) -> Need:
+    if external is None:
+        return Need(None, problem="Prometheus has not answered yet")
+    if external.error:
+        return Need(None, problem=f"Prometheus: {external.error}")
+    value = clean(external.value)
+    if value is None:
+        return Need(None, problem=f"Prometheus answered {external.value}, which is no number of at least 0")
+    if abs(now - external.at) > EXTERNAL_STALE:
+        return Need(None, problem=f"the answer of Prometheus is {now - external.at:.0f} s old")
+    return Need(value / target.value, f"query gives {value:.4g}, target {target.value:g} a pod")
