@@ -45,6 +45,12 @@ format: $(SYNCED) ## Format the code
 	$(VENV)/bin/ruff check --fix-only --quiet
 	$(VENV)/bin/ruff format
 
+# --- what is generated
+
+.PHONY: generate
+generate: $(SYNCED) ## Write crds/ from the API's models
+	$(PYTHON) -m longshore.api.crd > crds/longshore.dev_modeldeployments.yaml
+
 .PHONY: test-fast
 test-fast: $(SYNCED) ## Run the tests that need no cluster (some start a real API server)
 	$(VENV)/bin/pytest -m "not cluster"

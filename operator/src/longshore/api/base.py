@@ -1,23 +1,26 @@
 """The base of every part of the kind, and the scalar types that Kubernetes users expect."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A cross-field rule in CEL, checked by the API server; `message` says what to do.
+    """A cross-field rule, twice: in CEL for the API server, and as `holds` for a spec from a file.
 
-    Source of the language: https://kubernetes.io/docs/reference/using-api/cel/
+    `message` says what to do. Source of the language: https://kubernetes.io/docs/reference/using-api/cel/
     """
 
     rule: str
     message: str
+    holds: Callable[[Any], bool]
+    """Tells of the part, defaults filled in, what `rule` tells of its JSON."""
 
 
 class Part(BaseModel):
@@ -37,6 +40,13 @@ class Part(BaseModel):
         allow_inf_nan=False,
     )
 
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        broken = [rule.message for rule in self.RULES if not rule.holds(self)]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
     def to_wire(self) -> dict[str, Any]:
         """Give the JSON form with Kubernetes' field names, without what is None."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -50,8 +60,31 @@ _DNS_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 Duration = Annotated[str, Field(max_length=32, pattern=_DURATION, examples=["30s"])]
 """A length of time as in Go: 300ms, 30s, 1h30m."""
 
-Quantity = Annotated[str, Field(max_length=32, pattern=_QUANTITY, examples=["512Mi"])]
-"""A Kubernetes quantity: 500m, 2, 1Gi."""
+
+_LARGEST_INTEGER = 10**15
+
+
+def _text_of_integer(value: Any) -> Any:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_INTEGER
+    return str(value) if is_count else value
+
+
+Quantity = Annotated[
+    str,
+    Field(
+        max_length=32,
+        pattern=_QUANTITY,
+        examples=["512Mi"],
+        description="A quantity: a whole number, or a text such as 500m or 1Gi.",
+        json_schema_extra={
+            "x-kubernetes-int-or-string": True,
+            "minimum": 0,
+            "maximum": _LARGEST_INTEGER,
+        },
+    ),
+    BeforeValidator(_text_of_integer),
+]
+"""A Kubernetes quantity: 500m, 2, 1Gi. In YAML also a bare whole number."""
 
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=_DNS_NAME)]
 """Name of a Kubernetes object (RFC 1123 subdomain)."""
@@ -91,7 +124,7 @@ def seconds(duration: str) -> float:
     Raises:
         ValueError: the text is no duration such as `300ms` or `1h30m`.
     """
-    if not re.match(_DURATION, duration):
+    if not re.fullmatch(_DURATION, duration):
         raise ValueError(
             f"{duration!r} is no duration: write a number with a unit, such as 300ms, 30s or 1h30m"
         )
@@ -106,7 +139,7 @@ def quantity(text: str) -> Decimal:
     Raises:
         ValueError: the text is no quantity such as `500m` or `1Gi`.
     """
-    match = re.match(r"^([0-9]+(?:\.[0-9]+)?)([a-zA-Z]*)$", text)
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-zA-Z]*)", text)
     if not match or match[2] not in _SUFFIX:
         raise ValueError(
             f"{text!r} is no quantity: write a number with an optional unit, such as 500m, 2 or 1Gi"

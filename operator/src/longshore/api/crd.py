@@ -141,6 +141,9 @@ def _structural(
     if result.get("type") == "array":
         result["items"] = _structural(node.get("items", {}), defs, rules)
         result.setdefault("x-kubernetes-list-type", "atomic")
+    if node.get("x-kubernetes-int-or-string"):
+        del result["type"]
+        result |= {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
     if "properties" in node:
         result["properties"] = {k: _structural(v, defs, rules) for k, v in node["properties"].items()}
         if validations := _validations(rules.get(node.get("title", ""), ())):

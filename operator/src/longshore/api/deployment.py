@@ -1,15 +1,16 @@
 """The kind itself: `ModelDeployment`."""
 
+import re
 from typing import ClassVar
 
 from pydantic import Field
 
-from longshore.api.base import Part, Rule
+from longshore.api.base import Label, Name, Part, Rule
 from longshore.api.model import Model
 from longshore.api.optimize import Optimize
 from longshore.api.rollout import Rollout
 from longshore.api.route import Route
-from longshore.api.scaling import Scaling
+from longshore.api.scaling import Engine, Scaling
 from longshore.api.serving import Serving
 from longshore.api.status import Status
 
@@ -29,6 +30,7 @@ class Spec(Part):
             "!has(self.scaling) || !has(self.scaling.engine) || self.scaling.engine == 'Builtin' || "
             "!has(self.serving) || !has(self.serving.replicas)",
             "serving.replicas and an HPA or KEDA engine would fight over the number of pods: remove one",
+            lambda s: s.scaling.engine is Engine.BUILTIN or s.serving.replicas is None,
         ),
     )
 
@@ -42,20 +44,30 @@ class Spec(Part):
     route: Route | None = Field(default=None, description="How requests reach the model from outside.")
 
 
+class Metadata(Part):
+    """What Longshore reads of an object's metadata; Kubernetes owns and checks it."""
+
+    name: Name = Field(description="Name of the ModelDeployment.")
+    namespace: Label | None = Field(default=None, description="Namespace; absent: that of the context.")
+
+
 class ModelDeployment(Part):
     """One model, from its source to its production traffic."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"size(self.metadata.name) <= {NAME_LIMIT}",
-            f"metadata.name may have {NAME_LIMIT} characters at most: children append a revision to it",
+            f"metadata.name may have {NAME_LIMIT} characters at most: shorten it, children append to it",
+            lambda md: len(md.metadata.name) <= NAME_LIMIT,
         ),
         Rule(
             "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            "metadata.name must begin with a letter and hold only lower-case letters, digits and '-': "
-            "a Service is named after it",
+            "a Service is named after metadata.name: change it to lower-case letters, digits and '-', "
+            "a letter first",
+            lambda md: re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", md.metadata.name) is not None,
         ),
     )
 
+    metadata: Metadata = Field(description="Name and namespace.")
     spec: Spec = Field(description="What is wanted.")
     status: Status = Field(default=Status(), description="What stands; written by the operator.")

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from longshore.api.base import Name, Part, Rule, Sha256
 
-URI_PATTERN = r"^(oci|s3|gs|az|hf|https|pvc)://[^\s]+$"
+URI_PATTERN = r"^(oci|s3|gs|az|hf|https|pvc)://[^\x00-\x20\x7f]+$"
 Uri = Annotated[str, Field(min_length=7, max_length=2048, pattern=URI_PATTERN)]
 
 
@@ -49,6 +49,7 @@ class Model(Part):
         Rule(
             "!has(self.allowPickle) || !self.allowPickle || has(self.sha256)",
             "allowPickle runs code from the file: pin the file with model.sha256",
+            lambda model: not model.allow_pickle or model.sha256 is not None,
         ),
     )
 

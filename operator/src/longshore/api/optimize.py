@@ -41,6 +41,15 @@ class TechniqueName(StrEnum):
     CASCADE = "Cascade"
 
 
+_TRAINS = frozenset(
+    {
+        TechniqueName.QUANTIZATION_AWARE_TRAINING,
+        TechniqueName.DISTILLATION,
+        TechniqueName.COMPACT_CONVOLUTION,
+    }
+)
+
+
 class Metric(StrEnum):
     """What evaluation measures. Agreement is the cosine of candidate and original; it needs no labels."""
 
@@ -137,15 +146,18 @@ class Optimize(Part):
         Rule(
             "!has(self.onMiss) || self.onMiss != 'Fail' || has(self.evaluation) || has(self.limits)",
             "onMiss: Fail needs something to miss: add optimize.evaluation or optimize.limits",
+            lambda o: o.on_miss is not OnMiss.FAIL or o.evaluation is not None or o.limits is not None,
         ),
         Rule(
             "!has(self.techniques) || !self.techniques.exists(t, t == 'Auto') || size(self.techniques) == 1",
             "techniques: Auto stands alone: remove it, or remove the others",
+            lambda o: TechniqueName.AUTO not in o.techniques or len(o.techniques) == 1,
         ),
         Rule(
             "!has(self.techniques) || has(self.training) || !self.techniques.exists(t, "
             "t in ['QuantizationAwareTraining', 'Distillation', 'CompactConvolution'])",
             "a technique that trains needs data: add optimize.training",
+            lambda o: o.training is not None or not _TRAINS.intersection(o.techniques),
         ),
     )
 

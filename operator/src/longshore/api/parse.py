@@ -1,40 +1,75 @@
-"""From what the API server holds to the models: defaults filled in, unknown fields named."""
+"""From what the API server or a file holds to the models: defaults filled in, unknown fields named."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from longshore.api.deployment import Spec
+from longshore.api.deployment import GROUP, KIND, VERSION, ModelDeployment, Spec
+
+M = TypeVar("M", bound=BaseModel)
 
 
-@dataclass(frozen=True)
 class SpecError(Exception):
     """The spec cannot be understood; `str()` gives a sentence that names every field and what is wrong."""
 
-    problems: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "; ".join(self.problems)
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 def parse_spec(raw: Mapping[str, Any]) -> Spec:
-    """Parse `spec` as the API server holds it.
+    """Parse `spec` as the API server holds it; what it refuses is refused here, so a file can be checked too.
 
     Raises:
-        SpecError: a field is missing or out of range. The API server refuses most of this already, but a
-            spec may be older than the CRD.
+        SpecError: a field is missing, of another type or out of range, or a rule across fields is broken.
+            In the cluster such a spec is older than the CRD.
     """
+    return _parse(raw, Spec, "spec.")
+
+
+def parse_manifest(raw: Mapping[str, Any]) -> ModelDeployment:
+    """Parse a whole ModelDeployment from a file, as strictly as `kubectl apply` does.
+
+    Raises:
+        SpecError: it is another kind, or what `parse_spec` refuses, or it has fields that nobody knows.
+    """
+    given = (raw.get("apiVersion"), raw.get("kind"))
+    if given != (f"{GROUP}/{VERSION}", KIND):
+        raise SpecError((f"apiVersion {given[0]}, kind {given[1]}: {GROUP}/{VERSION} {KIND} is wanted here",))
+    spec = raw.get("spec")
+    if isinstance(spec, Mapping) and (unknown := unknown_fields(spec)):
+        raise SpecError(tuple(f"{path}: there is no such field; remove it" for path in unknown))
+    return _parse({k: raw[k] for k in ("metadata", "spec") if k in raw}, ModelDeployment, "")
+
+
+def _parse(raw: Mapping[str, Any], model: type[M], prefix: str) -> M:
+    """Parse by JSON's types: the API server takes no text for a number and drops a null."""
     try:
-        return Spec.model_validate(raw)
+        return model.model_validate_json(json.dumps(_without_nulls(raw), default=str), strict=True)
     except ValidationError as error:
         raise SpecError(
             tuple(
-                f"spec.{'.'.join(str(p) for p in e['loc'])}: {e['msg'][0].lower()}{e['msg'][1:]}"
+                f"{prefix}{'.'.join(str(part) for part in e['loc'])}".rstrip(".") + f": {_message(e)}"
                 for e in error.errors(include_url=False, include_input=False)
             )
         ) from None
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    text = str(error["msg"])
+    return text[0].lower() + text[1:]
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_nulls(inner) for inner in value]
+    return value
 
 
 def unknown_fields(

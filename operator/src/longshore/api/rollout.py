@@ -1,6 +1,7 @@
 """`spec.rollout`: how a new revision takes over, and what must be true for it to."""
 
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -53,18 +54,27 @@ class AnalysisSignal(Part):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.type != 'Prometheus' || (has(self.query) && has(self.address))",
-            "type Prometheus needs query and address",
+            "type Prometheus needs query and address: add both",
+            lambda s: s.type is not SignalType.PROMETHEUS or bool(s.query and s.address),
         ),
-        Rule("self.type != 'WebHook' || has(self.address)", "type WebHook needs address"),
+        Rule(
+            "self.type != 'WebHook' || has(self.address)",
+            "type WebHook needs address: add it",
+            lambda s: s.type is not SignalType.WEB_HOOK or s.address is not None,
+        ),
         Rule(
             "self.type != 'Prometheus' || has(self.max) || has(self.min) || has(self.maxRatio)",
-            "type Prometheus needs a bound: max, min or maxRatio",
+            "type Prometheus needs a bound: add max, min or maxRatio",
+            lambda s: (
+                s.type is not SignalType.PROMETHEUS
+                or any(bound is not None for bound in (s.max, s.min, s.max_ratio))
+            ),
         ),
     )
 
     name: Label = Field(description="Name of the signal, in status and events.")
     type: SignalType = Field(description="What is compared.")
-    address: Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s]+$")] | None = Field(
+    address: Annotated[str, Field(max_length=512, pattern=r"^https?://[^\x00-\x20\x7f]+$")] | None = Field(
         default=None, description="Address of the Prometheus server or of the web hook."
     )
     query: Annotated[str, Field(min_length=1, max_length=2048)] | None = Field(
@@ -90,13 +100,20 @@ class SyntheticLoad(Part):
     requests_per_second: float = Field(default=2.0, gt=0, le=1000, description="Requests to each revision.")
 
 
+MARGIN = 1.5
+HARM = 3.0
+"""Defaults of the odds ratios; the rule between them needs them too."""
+
+
 class Analysis(Part):
     """When a canary is good and when it is not. The defaults are meant to be left alone."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!has(self.margin) || !has(self.harm) || self.margin < self.harm",
-            "analysis.harm must be above analysis.margin: between them lies what is tolerated",
+            f"(has(self.margin) ? self.margin : {MARGIN}) < (has(self.harm) ? self.harm : {HARM})",
+            f"analysis.harm (absent: {HARM}) must be above analysis.margin (absent: {MARGIN}): "
+            "raise harm or lower margin",
+            lambda a: a.margin < a.harm,
         ),
     )
 
@@ -107,13 +124,13 @@ class Analysis(Part):
         default=0.05, gt=0, lt=0.5, description="Highest probability of ever promoting a bad one (beta)."
     )
     margin: float = Field(
-        default=1.5,
+        default=MARGIN,
         ge=1,
         le=100,
         description="Odds ratio of failure up to which a canary is no worse (theta0).",
     )
     harm: float = Field(
-        default=3.0,
+        default=HARM,
         gt=1,
         le=1000,
         description="Odds ratio of failure from which a canary is bad (theta_bad).",
@@ -156,7 +173,11 @@ class Affinity(Part):
     """What keeps a user on one revision."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule("has(self.header) != has(self.cookie)", "affinity takes one of header and cookie"),
+        Rule(
+            "has(self.header) != has(self.cookie)",
+            "affinity takes one of header and cookie: give exactly one",
+            lambda a: (a.header is None) != (a.cookie is None),
+        ),
     )
 
     header: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9-]+$")] | None = Field(
@@ -170,7 +191,7 @@ class Affinity(Part):
 class Notification(Part):
     """A web hook that is told of every transition."""
 
-    url: Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s]+$")] = Field(
+    url: Annotated[str, Field(max_length=512, pattern=r"^https?://[^\x00-\x20\x7f]+$")] = Field(
         description="Gets a POST with the event as JSON."
     )
 
@@ -184,10 +205,12 @@ class Rollout(Part):
             "self.steps.all(s, self.steps.filter(t, t.weight == s.weight).size() == 1) && "
             "self.steps.map(s, s.weight).isSorted()",
             "rollout.steps must rise: give each step a weight above the one before",
+            lambda r: all(low.weight < high.weight for low, high in pairwise(r.steps)),
         ),
         Rule(
             "!has(self.steps) || !has(self.strategy) || self.strategy == 'Canary'",
             "rollout.steps belong to strategy Canary: remove them or change the strategy",
+            lambda r: "steps" not in r.model_fields_set or r.strategy is Strategy.CANARY,
         ),
     )
 

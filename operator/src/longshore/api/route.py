@@ -31,6 +31,7 @@ HostName = Annotated[
     Field(
         min_length=1,
         max_length=253,
+        description="A host name; the first label may be *.",
         pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
     ),
 ]
@@ -41,8 +42,10 @@ class Route(Part):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "has(self.parentRefs) || has(self.grpcParentRefs)",
+            "has(self.parentRefs) && size(self.parentRefs) > 0 || "
+            "has(self.grpcParentRefs) && size(self.grpcParentRefs) > 0",
             "a route needs a gateway: name it in route.parentRefs",
+            lambda r: bool(r.parent_refs or r.grpc_parent_refs),
         ),
     )
 
@@ -56,6 +59,6 @@ class Route(Part):
     hostnames: Annotated[tuple[HostName, ...], Field(max_length=16)] = Field(
         default=(), description="Host names that lead here; absent: all."
     )
-    path_prefix: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^/[^\s]*$")] = Field(
-        default="/", description="Requests under this path lead here."
+    path_prefix: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^/[^\x00-\x20\x7f]*$")] = (
+        Field(default="/", description="Requests under this path lead here.")
     )

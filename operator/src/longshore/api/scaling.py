@@ -29,25 +29,32 @@ class Signal(StrEnum):
     PROMETHEUS = "Prometheus"
 
 
+_TIMES = frozenset({Signal.LATENCY, Signal.QUEUE_TIME})
+
+
 class ScalingMetric(Part):
     """One signal with its target per pod."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.type != 'Prometheus' || (has(self.query) && has(self.serverAddress))",
-            "type Prometheus needs query and serverAddress",
+            "type Prometheus needs query and serverAddress: add both",
+            lambda m: m.type is not Signal.PROMETHEUS or bool(m.query and m.server_address),
         ),
         Rule(
             "self.type == 'Prometheus' || !has(self.query)",
             "query is only read with type: Prometheus: remove it or change the type",
+            lambda m: m.type is Signal.PROMETHEUS or m.query is None,
         ),
         Rule(
             "!(self.type in ['Latency', 'QueueTime']) || (has(self.duration) && !has(self.target))",
-            "Latency and QueueTime take duration (such as 50ms), not target",
+            "Latency and QueueTime take duration (such as 50ms), not target: set duration, remove target",
+            lambda m: m.type not in _TIMES or (m.duration is not None and m.target is None),
         ),
         Rule(
             "self.type in ['Latency', 'QueueTime'] || (has(self.target) && !has(self.duration))",
-            "this type takes target (a number per pod), not duration",
+            "this type takes target (a number per pod), not duration: set target, remove duration",
+            lambda m: m.type in _TIMES or (m.target is not None and m.duration is None),
         ),
     )
 
@@ -67,8 +74,8 @@ class ScalingMetric(Part):
     query: Annotated[str, Field(min_length=1, max_length=2048)] | None = Field(
         default=None, description="PromQL that gives one number, the value over all pods."
     )
-    server_address: Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s]+$")] | None = Field(
-        default=None, description="Address of the Prometheus server."
+    server_address: Annotated[str, Field(max_length=512, pattern=r"^https?://[^\x00-\x20\x7f]+$")] | None = (
+        Field(default=None, description="Address of the Prometheus server.")
     )
 
 
@@ -111,14 +118,17 @@ class Scaling(Part):
         Rule(
             "!has(self.min) || !has(self.max) || self.min <= self.max",
             "scaling.min is above scaling.max: raise max or lower min",
+            lambda s: s.max is None or "min" not in s.model_fields_set or s.min <= s.max,
         ),
         Rule(
             "!has(self.max) || has(self.min) || self.max >= 1",
-            "scaling.max of 0 needs scaling.min: 0",
+            "scaling.max of 0 needs scaling.min: 0: set it, or raise max",
+            lambda s: s.max is None or "min" in s.model_fields_set or s.max >= 1,
         ),
         Rule(
             "!has(self.engine) || self.engine != 'HPA' || !has(self.min) || self.min >= 1",
             "an HPA cannot go to zero: set scaling.min to 1, or engine to Builtin or KEDA",
+            lambda s: s.engine is not Engine.HPA or s.min >= 1,
         ),
     )
 

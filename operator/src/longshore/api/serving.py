@@ -10,8 +10,8 @@ from longshore.api.model import SecretReference
 from longshore.api.resources import Resources
 
 Key = Annotated[str, Field(max_length=317)]
-Value = Annotated[str, Field(max_length=63)]
-LongValue = Annotated[str, Field(max_length=4096)]
+Value = Annotated[str, Field(max_length=63, description="Its value.")]
+LongValue = Annotated[str, Field(max_length=4096, description="Its value.")]
 
 
 class RuntimeName(StrEnum):
@@ -82,7 +82,11 @@ class PodTemplate(Part):
     topology_spread_constraints: Annotated[
         tuple[
             Annotated[
-                dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
+                dict[str, Any],
+                Field(
+                    description="A topology spread constraint, as in a Pod.",
+                    json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+                ),
             ],
             ...,
         ],
@@ -116,7 +120,8 @@ class Serving(Part):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.triton) || (has(self.runtime) && self.runtime != 'OnnxRuntime')",
-            "serving.triton has no effect on OnnxRuntime: set serving.runtime: Triton, or remove it",
+            "serving.triton has no effect on OnnxRuntime: set runtime to Triton or Auto, or remove it",
+            lambda s: s.triton is None or s.runtime is not RuntimeName.ONNX_RUNTIME,
         ),
     )
 
