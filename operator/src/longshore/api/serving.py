@@ -5,13 +5,17 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from longshore.api.base import Duration, Name, Part, Rule
+from longshore.api.base import Duration, Name, Part, Quantity, Rule
 from longshore.api.model import SecretReference
 from longshore.api.resources import Resources
 
 Key = Annotated[str, Field(max_length=317)]
 Value = Annotated[str, Field(max_length=63, description="Its value.")]
 LongValue = Annotated[str, Field(max_length=4096, description="Its value.")]
+TensorName = Annotated[
+    str,
+    Field(min_length=1, max_length=256, pattern=r"^[^\s\"\\]+$", description="Name of a tensor."),
+]
 
 
 class RuntimeName(StrEnum):
@@ -103,6 +107,51 @@ class PodTemplate(Part):
     )
 
 
+class Accelerator(StrEnum):
+    """What may speed up an ONNX model inside Triton, as far as the image has it."""
+
+    TENSORRT = "TensorRT"
+    OPENVINO = "OpenVINO"
+
+
+class SequenceStrategy(StrEnum):
+    """How Triton places the requests of a sequence: each on one instance, or oldest first in batches."""
+
+    DIRECT = "Direct"
+    OLDEST = "Oldest"
+
+
+class Sequence(Part):
+    """Sequence batching for models with state: which inputs tell the model where a sequence stands."""
+
+    strategy: SequenceStrategy = Field(
+        default=SequenceStrategy.DIRECT, description="Direct keeps a sequence on one instance."
+    )
+    max_idle: Duration = Field(default="60s", description="A sequence without requests ends after this.")
+    start: TensorName | None = Field(
+        default=None, description="Input that is 1 on a sequence's first request."
+    )
+    ready: TensorName | None = Field(
+        default=None, description="Input that is 1 where the row holds a request."
+    )
+    end: TensorName | None = Field(default=None, description="Input that is 1 on a sequence's last request.")
+    correlation: TensorName | None = Field(
+        default=None, description="Input that holds the sequence's number."
+    )
+
+
+class RateLimit(Part):
+    """What an execution takes from resources that instances share."""
+
+    resources: Annotated[
+        dict[Key, Annotated[int, Field(ge=1, le=1000000, description="Units an execution takes.")]],
+        Field(max_length=16),
+    ] = Field(
+        default={}, description="How much of each resource one execution takes, by the resource's name."
+    )
+    priority: int = Field(default=0, ge=0, le=1000000, description="1 goes first; 0: Triton's default.")
+
+
 class Triton(Part):
     """What only Triton knows."""
 
@@ -112,6 +161,29 @@ class Triton(Part):
     allow_python: bool = Field(
         default=False, description="Allow Python and BLS models: they run code from the artifact."
     )
+    instances: int | None = Field(
+        default=None, ge=1, le=64, description="Copies of the model a device; absent: by cores and size."
+    )
+    preferred_batch_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=4096, description="Rows.")], ...], Field(max_length=16)
+    ] = Field(default=(), description="Batch sizes to aim for; absent: from the measured batch curve.")
+    accelerator: Accelerator | None = Field(
+        default=None, description="Accelerator for an ONNX model; refused where the image lacks it."
+    )
+    response_cache: Quantity | None = Field(
+        default=None, description="Memory for answers to equal requests; absent: no cache."
+    )
+    latest_versions: int = Field(
+        default=1, ge=1, le=64, description="Versions of a repository's model that are served, newest first."
+    )
+    warmup: int = Field(
+        default=1,
+        ge=0,
+        le=100,
+        description="Requests made of the model's own shapes before it counts as ready.",
+    )
+    rate_limit: RateLimit | None = Field(default=None, description="Shared resources that executions take.")
+    sequence: Sequence | None = Field(default=None, description="Sequence batching, for models with state.")
 
 
 class Serving(Part):
