@@ -45,9 +45,9 @@ def parse_manifest(raw: Mapping[str, Any]) -> ModelDeployment:
 
 
 def _parse(raw: Mapping[str, Any], model: type[M], prefix: str) -> M:
-    """Parse by JSON's types: the API server takes no text for a number and drops a null."""
+    """Parse by JSON's types, as the API server does: no text for a number, no null, and 8.0 is 8."""
     try:
-        return model.model_validate_json(json.dumps(_without_nulls(raw), default=str), strict=True)
+        return model.model_validate_json(json.dumps(_as_stored(raw), default=str), strict=True)
     except ValidationError as error:
         raise SpecError(
             tuple(
@@ -64,11 +64,13 @@ def _message(error: Mapping[str, Any]) -> str:
     return text[0].lower() + text[1:]
 
 
-def _without_nulls(value: Any) -> Any:
+def _as_stored(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+        return {key: _as_stored(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
-        return [_without_nulls(inner) for inner in value]
+        return [_as_stored(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value
 
 
