@@ -48,8 +48,13 @@ format: $(SYNCED) ## Format the code
 # --- what is generated
 
 .PHONY: generate
-generate: $(SYNCED) ## Write crds/ from the API's models
-	$(PYTHON) -m longshore.api.crd > crds/longshore.dev_modeldeployments.yaml
+generate: $(SYNCED) ## Write what is made from the API types: crds/, the chart's copy of it, docs/reference/
+	@mkdir -p .cache
+	$(PYTHON) -m longshore.api.crd > .cache/crd.yaml
+	$(PYTHON) -m longshore.api.reference > .cache/reference.md
+	mv .cache/crd.yaml crds/longshore.dev_modeldeployments.yaml
+	cp crds/longshore.dev_modeldeployments.yaml charts/longshore/files/
+	mv .cache/reference.md docs/reference/modeldeployment.md
 
 .PHONY: test-fast
 test-fast: $(SYNCED) ## Run the tests that need no cluster (some start a real API server)
