@@ -8,14 +8,16 @@ from longshore.plan.scaling.inputs import PodSample, clean
 MAX_RATE = 1e6
 """Requests per second that no pod answers: a counter that rose faster was not counting."""
 
-_COUNTERS = (
+COUNTERS = (
     "requests",
+    "succeeded",
     "executions",
     "rows",
     "queue_seconds",
     "compute_seconds",
     "request_seconds",
-    "within_objective",
+    "slow",
+    "cpu_seconds",
 )
 
 
@@ -26,12 +28,14 @@ class Baseline:
     pod: str
     at: float
     requests: float | None = None
+    succeeded: float | None = None
     executions: float | None = None
     rows: float | None = None
     queue_seconds: float | None = None
     compute_seconds: float | None = None
     request_seconds: float | None = None
-    within_objective: float | None = None
+    slow: float | None = None
+    cpu_seconds: float | None = None
     pending: float | None = None
 
 
@@ -42,6 +46,7 @@ class Delta:
     revision: str
     seconds: float
     requests: float
+    succeeded: float
     arrivals: float
     executions: float | None
     rows: float | None
@@ -49,17 +54,18 @@ class Delta:
     compute_seconds: float | None
     request_seconds: float | None
     slow: float | None
+    cpu_seconds: float | None
 
 
 def baseline_of(sample: PodSample) -> Baseline:
     """Keep what the next look needs."""
-    values = {name: clean(getattr(sample, name)) for name in _COUNTERS}
+    values = {name: clean(getattr(sample, name)) for name in COUNTERS}
     return Baseline(sample.pod, sample.at, pending=clean(sample.pending), **values)
 
 
 def broken(sample: PodSample) -> tuple[str, ...]:
     """Name the values of a sample that are no numbers of their kind: NaN, infinite or negative."""
-    names = (*_COUNTERS, "pending", "in_flight", "open_streams", "cpu_percent", "gpu_percent")
+    names = (*COUNTERS, "pending", "in_flight", "open_streams", "gpu_percent", "workers")
     return tuple(
         f"{name}={value:g}"
         for name in names
@@ -83,7 +89,7 @@ def difference(before: Baseline, sample: PodSample) -> tuple[Delta | None, str]:
     if before.requests is None:
         return None, "it was not counted before"
     changes: dict[str, float | None] = {}
-    for name in _COUNTERS:
+    for name in COUNTERS:
         old, new = getattr(before, name), getattr(now, name)
         if old is None or new is None:
             changes[name] = None
@@ -98,19 +104,22 @@ def difference(before: Baseline, sample: PodSample) -> tuple[Delta | None, str]:
     arrivals = requests
     if before.pending is not None and now.pending is not None:
         arrivals = max(requests + now.pending - before.pending, 0.0)
-    within = changes["within_objective"]
+    slow = changes["slow"]
+    succeeded = changes["succeeded"]
     return (
         Delta(
             revision=sample.revision,
             seconds=elapsed,
             requests=requests,
+            succeeded=requests if succeeded is None else min(succeeded, requests),
             arrivals=arrivals,
             executions=changes["executions"],
             rows=changes["rows"],
             queue_seconds=changes["queue_seconds"],
             compute_seconds=changes["compute_seconds"],
             request_seconds=changes["request_seconds"],
-            slow=None if within is None else min(max(requests - within, 0.0), requests),
+            slow=None if slow is None else min(slow, requests),
+            cpu_seconds=changes["cpu_seconds"],
         ),
         "",
     )

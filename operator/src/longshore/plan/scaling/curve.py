@@ -59,15 +59,15 @@ class CurveFit:
             return None if measured is None else ServiceCurve(*measured, size, _PRIOR_VARIANCE, workers)
         batch, time = self.wb / self.w, self.wt / self.w
         spread = max(self.wbb / self.w - batch * batch, 0.0)
-        slope = 0.0
+        known = True
         if self.ticks >= _MIN_TICKS and spread > (0.1 * batch) ** 2:
             slope = min(max((self.wbt / self.w - batch * time) / spread, 0.0), time / batch)
         elif measured is not None and measured[0] + measured[1] * batch > 0:
             slope = time * measured[1] / (measured[0] + measured[1] * batch)
         else:
-            slope = time / batch
+            slope, known = time / batch, size == 1
         base = max(time - slope * batch, 0.0)
-        return ServiceCurve(base, slope, size, self._variance(base, slope, time), workers)
+        return ServiceCurve(base, slope, size, self._variance(base, slope, time), workers, known)
 
     def _variance(self, base: float, slope: float, time: float) -> float:
         """Give the squared coefficient of variation of one run.

@@ -7,6 +7,7 @@ present rollout needs.
 import math
 from dataclasses import dataclass, replace
 
+from longshore.api.scaling import Signal
 from longshore.plan.scaling.curve import CurveFit
 from longshore.plan.scaling.demand import Demand, demand_of
 from longshore.plan.scaling.gather import gather
@@ -15,10 +16,13 @@ from longshore.plan.scaling.queueing import ServiceCurve
 from longshore.plan.scaling.schedule import ScheduleError, active
 from longshore.plan.scaling.signals import Load, Need, default_need, need_of
 from longshore.plan.scaling.state import NeedAt, State
-from longshore.plan.scaling.window import Averages, Tick
+from longshore.plan.scaling.window import Tick
 
 _ROUNDING = 0.02
 """A need this little above a whole number does not ask for one more pod."""
+
+_TOLERANCE = 0.05
+"""A need this share above what runs is noise that the planned headroom carries."""
 
 _LOWER_SHARE = 0.2
 """Most of the pods that one step down takes, and at least one."""
@@ -106,7 +110,7 @@ def _curve(policy: Policy, state: State, revision: RevisionLoad | None) -> Servi
     fit = fits.get(revision.name, CurveFit())
     if fit.w <= 0 and fits:
         fit = next(reversed(fits.values()))  # a new revision is taken to be like the last until it has run
-    return fit.curve(policy.max_batch / state.rows_per_request, policy.workers, revision.measured)
+    return fit.curve(policy.max_batch / state.rows_per_request, state.workers, revision.measured)
 
 
 def _track_idle(state: State, seen: Observation, tick: Tick | None) -> State:
@@ -179,6 +183,7 @@ def _ask(
         dispersion=state.dispersion,
         ready=sum(r.ready for r in seen.revisions),
         correction=state.correction,
+        recent_window=policy.panic_window,
         utilization=policy.utilization,
         now=seen.now,
     )
@@ -247,7 +252,10 @@ def _one(
     if asked.pods is None:
         return max(current, revision.floor, 1)
     share = _share(policy, state, seen.revisions, revision, reference)
-    need = max(math.ceil(asked.pods * share - _ROUNDING), revision.floor, 1)
+    exact = asked.pods * share
+    need = max(math.ceil(exact - _ROUNDING), revision.floor, 1)
+    if need > current and exact <= current * (1 + _TOLERANCE):
+        need = max(current, revision.floor)
     if need >= current:
         return need
     if not ready_to_lower:
@@ -299,9 +307,12 @@ def _fit_bounds(wanted: dict[str, int], seen: Observation, low: int, high: int) 
 
 def _correct(policy: Policy, state: State, demand: Demand, seen: Observation) -> State:
     """Compare the promise with what was measured: a model that errs is corrected within bounds."""
-    objective = next((t for t in policy.targets if t.seconds and t.signal.value == "Latency"), None)
-    stable: Averages = demand.stable
-    if objective is None or stable.slow_share is None or stable.judged < 50:
+    objective = next((t for t in policy.targets if t.seconds and t.signal is Signal.LATENCY), None)
+    stable = demand.stable
+    counted = policy.counted_objective
+    if objective is None or counted is None or abs(objective.seconds - counted) > 0.01 * counted:
+        return state  # the pods count slowness against another objective
+    if stable.slow_share is None or stable.judged < 50:
         return state
     ready = sum(r.ready for r in seen.revisions)
     settled = ready > 0 and all(entry.ready == ready for entry in state.entries) and not demand.surging
@@ -310,9 +321,9 @@ def _correct(policy: Policy, state: State, demand: Demand, seen: Observation) ->
     allowed = 1 - objective.percentile
     noise = 3 * math.sqrt(allowed * (1 - allowed) / stable.judged)
     if stable.slow_share > allowed + noise:
-        return replace(state, correction=min(state.correction * 1.02, 3.0))
+        return replace(state, correction=min(state.correction * 1.005, 3.0))
     if stable.slow_share < allowed / 2:
-        return replace(state, correction=max(state.correction * 0.999, 1.0))
+        return replace(state, correction=max(state.correction * 0.9995, 1.0))
     return state
 
 

@@ -7,12 +7,12 @@ from longshore.plan.scaling.inputs import Policy
 from longshore.plan.scaling.state import State
 from longshore.plan.scaling.window import Averages, averages, trend
 
-_SURGE_SIGMA = 4.0
+_SURGE_SIGMA = 4.5
 """The panic window counts when its requests exceed what the stable window expects by this many standard
-deviations: with a look every 2 s, Poisson noise does so about once in half a year."""
+deviations: with a look every 2 s, Poisson noise does so less than once in a week."""
 
 _TREND_SIGMA = 4.0
-_MOST_GROWTH = 1.15
+_MOST_GROWTH = 1.1
 """Growth and backlog together add at most this to the highest rate seen: an overshoot is bounded by it."""
 
 _TICK_SECONDS = 2.0
@@ -38,7 +38,8 @@ def demand_of(policy: Policy, state: State, now: float) -> Demand | None:
     surging = _is_surge(stable, recent, state.dispersion)
     rate = max(stable.rate, recent.rate) if surging else stable.rate
     level, slope, error = trend(state.entries, now)
-    if slope > _TREND_SIGMA * error * math.sqrt(state.dispersion):
+    growing = slope > _TREND_SIGMA * error * math.sqrt(state.dispersion)
+    if growing and _still_grows(policy, state, recent, now):
         ahead = slope * (state.readiness_seconds + 2 * _TICK_SECONDS)
         highest = max(stable.rate, recent.rate)
         rate = max(rate, min(level + ahead, highest * _MOST_GROWTH))
@@ -56,6 +57,19 @@ def _is_surge(stable: Averages, recent: Averages, dispersion: float) -> bool:
     # Both counts are noisy; a handful of requests after silence is no surge of a busy model.
     deviation = math.sqrt(dispersion * max(expected * (1 + recent.seconds / before_seconds), 4.0))
     return recent.rate * recent.seconds - expected > _SURGE_SIGMA * deviation
+
+
+def _still_grows(policy: Policy, state: State, recent: Averages, now: float) -> bool:
+    """Tell growth from a step that is over: the last seconds must exceed those before them."""
+    earlier = averages(
+        [e for e in state.entries if e.at <= now - policy.panic_window + 1e-9],
+        now - policy.panic_window,
+        2 * policy.panic_window,
+    )
+    if earlier is None:
+        return False
+    expected = earlier.rate * recent.seconds
+    return recent.rate * recent.seconds - expected > math.sqrt(state.dispersion * max(expected, 4.0))
 
 
 def _backlog(state: State, recent: Averages) -> float:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from longshore.plan.scaling.counters import Baseline, Delta, baseline_of, broken, difference, total
+from longshore.plan.scaling.counters import COUNTERS, Baseline, Delta, baseline_of, broken, difference, total
 from longshore.plan.scaling.curve import CurveFit
 from longshore.plan.scaling.forecast import seasonal
 from longshore.plan.scaling.inputs import Observation, PodSample, Policy, clean
@@ -43,7 +43,8 @@ def gather(policy: Policy, state: State, seen: Observation) -> Gathered:
     baselines: list[Baseline] = []
     deltas: list[Delta] = []
     read: list[PodSample] = []
-    seen_ready = 0
+    seen_ready = new = 0
+    started = {start.pod: start.ready for start in seen.starts}
     missing: list[str] = []
     for sample in seen.samples[:_MAX_PODS]:
         if abs(seen.now - sample.at) > STALE_SECONDS:
@@ -52,12 +53,13 @@ def gather(policy: Policy, state: State, seen: Observation) -> Gathered:
         if wrong := broken(sample):
             missing.append(f"{sample.pod}: {', '.join(wrong)} is ignored")
         read.append(sample)
-        before = known.get(sample.pod)
+        before = known.get(sample.pod) or _from_start(sample, started, state.at)
         if before is not None and sample.at <= before.at:
             baselines.append(before)
             continue
         baselines.append(baseline_of(sample))
         if before is None:
+            new += sample.pod in seen.ready_pods
             continue
         delta, why = difference(before, sample)
         if delta is None:
@@ -68,27 +70,36 @@ def gather(policy: Policy, state: State, seen: Observation) -> Gathered:
     answered = {sample.pod for sample in read}
     missing += [f"{pod}: no answer" for pod in sorted(seen.ready_pods - answered)]
     problems += missing[:3] + ([f"and {len(missing) - 3} more"] if len(missing) > 3 else [])
-    expected = len(seen.ready_pods)
+    # A pod seen for the first time had little of the traffic so far: it is not what is missing.
+    expected = len(seen.ready_pods) - new
     wanted = sum(r.replicas for r in seen.revisions)
     # With no pod wanted, silence is a fact; with pods wanted and none ready, nothing is known.
     coverage = seen_ready / expected if expected else float(wanted == 0 or bool(deltas))
-    tick = None if first else _tick(seen, deltas, read, elapsed, min(coverage, 1.0))
+    tick = None if first else _tick(policy, seen, deltas, read, elapsed, min(coverage, 1.0))
     state = replace(state, at=seen.now, baselines=tuple(baselines))
-    state = _learn(policy, state, seen, deltas)
+    state = _learn(state, seen, read, deltas)
     if tick is not None:
         state = replace(
             state,
             entries=append(state.entries, tick, policy.stable_window),
             missing_since=None if coverage > 0 else (state.missing_since or seen.now),
         )
-        calm = min(max(dispersion(state.entries), 1.0), 8.0)
-        state = replace(state, dispersion=state.dispersion + 0.05 * (calm - state.dispersion))
+        burstiness = dispersion(state.entries)
+        state = replace(state, dispersion=state.dispersion + 0.01 * (burstiness - state.dispersion))
         if policy.forecast_period is not None and coverage > 0:
             past = state.seasonal
             if past is None or past.period != policy.forecast_period:
                 past = seasonal(policy.forecast_period)
             state = replace(state, seasonal=past.add(seen.now, tick.seconds, tick.arrivals / tick.seconds))
     return Gathered(state, tick, tuple(problems))
+
+
+def _from_start(sample: PodSample, started: dict[str, float], last_look: float) -> Baseline | None:
+    """Give zeros for a pod that became ready after the last look: all it counted is news."""
+    ready = started.get(sample.pod)
+    if ready is None or last_look == 0.0 or not last_look <= ready < sample.at:
+        return None
+    return Baseline(sample.pod, last_look, **dict.fromkeys(COUNTERS, 0.0), pending=0.0)
 
 
 def _check_clock(state: State, now: float, problems: list[str]) -> State:
@@ -105,7 +116,12 @@ def _check_clock(state: State, now: float, problems: list[str]) -> State:
 
 
 def _tick(
-    seen: Observation, deltas: list[Delta], read: list[PodSample], elapsed: float, coverage: float
+    policy: Policy,
+    seen: Observation,
+    deltas: list[Delta],
+    read: list[PodSample],
+    elapsed: float,
+    coverage: float,
 ) -> Tick:
     scale = 1 / coverage if coverage >= _LEAST_COVERAGE else 1.0
 
@@ -119,20 +135,19 @@ def _tick(
         value = total([clean(getattr(sample, name), high=high) for sample in read])
         return None if value is None else value * scale
 
-    def share(name: str) -> float | None:
-        known = [v for s in read if (v := clean(getattr(s, name), high=1e6)) is not None]
-        return sum(known) / len(known) if known else None
+    gpu = [v for sample in read if (v := clean(sample.gpu_percent, high=100.0)) is not None]
+    cpu = [d.cpu_seconds / d.seconds / policy.cores * 100 for d in deltas if d.cpu_seconds is not None]
 
     concurrency = gauge("in_flight")
     if concurrency is None and any(d.request_seconds is not None for d in deltas):
         concurrency = amount("request_seconds") / elapsed  # Little's law: L = sum of times / time
-    judged = sum(d.requests / d.seconds for d in deltas if d.slow is not None) * elapsed * scale
+    judged = sum(d.succeeded / d.seconds for d in deltas if d.slow is not None) * elapsed * scale
     return Tick(
         at=seen.now,
         seconds=elapsed,
         coverage=coverage,
         arrivals=amount("arrivals"),
-        requests=amount("requests"),
+        requests=amount("succeeded"),
         executions=amount("executions"),
         queue_seconds=amount("queue_seconds"),
         slow=amount("slow"),
@@ -140,32 +155,34 @@ def _tick(
         concurrency=concurrency,
         pending=gauge("pending"),
         streams=gauge("open_streams"),
-        cpu=share("cpu_percent"),
-        gpu=share("gpu_percent"),
+        cpu=sum(cpu) / len(cpu) if cpu else None,
+        gpu=sum(gpu) / len(gpu) if gpu else None,
         ready=len(seen.ready_pods),
     )
 
 
-def _learn(policy: Policy, state: State, seen: Observation, deltas: list[Delta]) -> State:
+def _learn(state: State, seen: Observation, read: list[PodSample], deltas: list[Delta]) -> State:
     fits = dict(state.fits)
     for revision in sorted({delta.revision for delta in deltas}):
         own = [d for d in deltas if d.revision == revision]
         compute = total([d.compute_seconds for d in own])
-        requests = sum(d.requests for d in own if d.compute_seconds is not None)
+        requests = sum(d.succeeded for d in own if d.compute_seconds is not None)
         runs = total([d.executions for d in own if d.compute_seconds is not None]) or requests
         if compute is not None and compute > 0 and runs >= 1 and requests >= 1:
             fit = fits.pop(revision, CurveFit())
             fits[revision] = fit.add(max(requests / runs, 1.0), compute / runs, runs)
-    rows, counted = total([d.rows for d in deltas]), sum(d.requests for d in deltas if d.rows is not None)
+    rows, counted = total([d.rows for d in deltas]), sum(d.succeeded for d in deltas if d.rows is not None)
     per_request = state.rows_per_request
     if rows is not None and counted > 0 and rows > 0:
         per_request += 0.1 * (min(max(rows / counted, 1.0), 1e6) - per_request)
+    workers = [int(w) for sample in read if (w := clean(sample.workers, low=1.0, high=1024.0)) is not None]
     starts = sorted((s for s in seen.starts if s.ready > state.starts_until), key=lambda s: s.ready)
     times = [s.ready - s.created for s in starts if 0 <= s.ready - s.created <= 3600 and s.ready <= seen.now]
     return replace(
         state,
         fits=tuple(fits.items())[-_MAX_FITS:],
         rows_per_request=per_request,
+        workers=min(workers, default=state.workers),
         readiness=(*state.readiness, *times)[-_MAX_STARTS:],
         starts_until=max([state.starts_until, *(s.ready for s in starts if s.ready <= seen.now)]),
     )

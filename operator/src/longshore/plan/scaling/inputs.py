@@ -27,7 +27,9 @@ class PodSample:
     at: float
     """When it was read, seconds since the epoch."""
     requests: float | None = None
-    """Requests answered, with success or not."""
+    """Requests that came to an end, refused and failed ones included."""
+    succeeded: float | None = None
+    """Of `requests`, those that were run; None: all."""
     executions: float | None = None
     """Batches run."""
     rows: float | None = None
@@ -35,16 +37,18 @@ class PodSample:
     queue_seconds: float | None = None
     compute_seconds: float | None = None
     request_seconds: float | None = None
-    within_objective: float | None = None
-    """Of `requests`, those answered within the latency objective."""
+    slow: float | None = None
+    """Of `requests`, those that took longer than the latency objective."""
+    cpu_seconds: float | None = None
     pending: float | None = None
     """Requests that wait, now."""
     in_flight: float | None = None
     """Requests being answered, waiting ones included, now."""
     open_streams: float | None = None
     """Streams and connections that a client may still use, now."""
-    cpu_percent: float | None = None
     gpu_percent: float | None = None
+    workers: float | None = None
+    """Runs that the pod can have going at once."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,10 @@ class Policy:
     forecast_period: float | None = None
     forecast_ahead: float | None = None
     max_batch: int = 1
-    workers: int = 1
+    counted_objective: float | None = None
+    """The latency objective, in seconds, that the pods count slow requests against."""
+    cores: float = 1.0
+    """CPU that a pod requests, of which a Cpu target is a percentage."""
     utilization: float = 0.8
     """Highest share of a pod's capacity that is planned for: headroom for what no window has seen."""
 

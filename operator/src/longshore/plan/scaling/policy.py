@@ -1,16 +1,19 @@
 """From the kind's `scaling` block to a `Policy`."""
 
 from longshore.api import Spec
-from longshore.api.base import seconds
+from longshore.api.base import quantity, seconds
 from longshore.api.scaling import ScalingMetric, Signal
 from longshore.plan.scaling.inputs import Policy, Target
 
 DEFAULT_UTILIZATION = 0.7
 """Without metrics and without a latency objective, pods are kept this busy at most."""
 
+DEFAULT_CPU = "250m"
+"""CPU request of a serving pod whose spec names none."""
 
-def policy_of(spec: Spec, workers: int = 1) -> Policy:
-    """Read what a spec asks for; `workers` is how many batches a pod runs at the same time."""
+
+def policy_of(spec: Spec) -> Policy:
+    """Read what a spec asks for."""
     scaling = spec.scaling
     objective = spec.serving.latency_objective
     if scaling.metrics:
@@ -34,7 +37,8 @@ def policy_of(spec: Spec, workers: int = 1) -> Policy:
         if forecast is None or forecast.ahead is None
         else min(seconds(forecast.ahead), 86400.0),
         max_batch=spec.serving.batching.max_size,
-        workers=max(workers, 1),
+        counted_objective=None if objective is None else seconds(objective),
+        cores=_cores(spec),
         utilization=0.8 if targets else DEFAULT_UTILIZATION,
     )
 
@@ -46,3 +50,10 @@ def _target(metric: ScalingMetric) -> Target:
         seconds=0.0 if metric.duration is None else max(seconds(metric.duration), 1e-6),
         percentile=metric.percentile,
     )
+
+
+def _cores(spec: Spec) -> float:
+    """Give the CPU that a pod requests; as an HPA does, a Cpu target is a percentage of it."""
+    resources = spec.serving.resources
+    text = resources.requests.get("cpu") or resources.limits.get("cpu") or DEFAULT_CPU
+    return max(float(quantity(text)), 0.001)

@@ -48,6 +48,8 @@ class ServiceCurve:
     max_batch: int = 1
     variance: float = 1.0
     workers: int = 1
+    known: bool = True
+    """Whether the shape was measured; if not, larger batches are taken to gain nothing."""
 
     def run_time(self, batch: float) -> float:
         """Give the mean time of one run in seconds."""

@@ -11,6 +11,12 @@ from longshore.plan.scaling.window import Averages
 _TOLERANCE = 0.1
 """Utilization within this share of its target asks for no change, as in an HPA."""
 
+_PLANNED_SHARE = 0.85
+"""Planned latency over the objective: load varies within a window more than its average shows."""
+
+_LEAST_TO_PROBE = 3
+"""Fewer pods are not lowered to learn: one less would raise the load of the others by half or more."""
+
 EXTERNAL_STALE = 60.0
 """The answer of a Prometheus older than this is not used, in seconds."""
 
@@ -27,6 +33,7 @@ class Load:
     dispersion: float
     ready: int
     correction: float
+    recent_window: float
     utilization: float
     now: float
 
@@ -91,9 +98,15 @@ def _timed(target: Target, load: Load, percentile: float | None) -> Need:
         return Need(0.0, words)
     if load.curve is None:
         return _unlearned(load)
-    per_pod = load.curve.rate_within(target.seconds, percentile, load.dispersion, load.utilization)
+    per_pod = load.curve.rate_within(
+        target.seconds * _PLANNED_SHARE, percentile, load.dispersion, load.utilization
+    )
     if per_pod > 0:
-        return Need(load.rate / per_pod * load.correction, words)
+        pods = load.rate / per_pod * load.correction
+        short = load.stable.seconds < load.recent_window
+        if load.ready and (short or not load.curve.known):
+            pods, words = _while_learning(target, load, pods, words)
+        return Need(pods, words)
     # No number of pods holds it: run at half load, where queueing adds little to the bare run time.
     own = milliseconds(load.curve.latency(0.0, percentile or 0.5))
     return Need(
@@ -102,6 +115,22 @@ def _timed(target: Target, load: Load, percentile: float | None) -> Need:
         problem=f"the objective {milliseconds(target.seconds)} is below the {own} that an idle pod takes: "
         "no number of pods meets it; raise it, or optimize the model",
     )
+
+
+def _while_learning(target: Target, load: Load, pods: float, words: str) -> tuple[float, str]:
+    """Let what is measured outweigh a model that has seen too little.
+
+    Good answers ask for no more pods. Very good ones let one pod go, slowly: a different load per pod is
+    what shows how run times grow with batches.
+    """
+    queue, slow = load.recent.queue_time, load.stable.slow_share or 0.0
+    if queue is None or queue > target.seconds / 2 or slow > 2 * (1 - target.percentile):
+        return pods, words
+    words = f"{words}, run times still being learned"
+    very_good = queue <= target.seconds / 4 and slow <= (1 - target.percentile) / 5
+    if very_good and not load.curve.known and load.ready >= _LEAST_TO_PROBE:
+        return min(pods, load.ready - 1.25), words
+    return min(pods, float(load.ready)), words
 
 
 def _unlearned(load: Load) -> Need:

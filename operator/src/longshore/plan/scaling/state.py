@@ -31,6 +31,8 @@ class State:
     fits: tuple[tuple[str, CurveFit], ...] = ()
     """What was learned of the newest revisions, by name."""
     rows_per_request: float = 1.0
+    workers: int = 1
+    """Runs that a pod can have going at once."""
     readiness: tuple[float, ...] = ()
     """Last times from creation to readiness, in seconds."""
     starts_until: float = 0.0

@@ -4,8 +4,12 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 MAX_ENTRIES = 64
+
+_POISSON_LIKE = 1.75
+"""Below this the estimate cannot be told from Poisson arrivals: its own spread over 30 ticks is about 0.4."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ def dispersion(entries: Sequence[Tick]) -> float:
     """Estimate how much burstier than Poisson arrivals are: variance over mean of counts, 1 to 8.
 
     Differences of neighbours are used, so that a rising or falling load does not count as burstiness
-    (von Neumann's mean square successive difference).
+    (von Neumann's mean square successive difference), and their median, so that one step does not either:
+    the median of a squared standard normal is 0.4549.
     """
     chosen = [e for e in entries if e.coverage > 0 and e.seconds > 0]
     if len(chosen) < 8:
@@ -103,8 +108,9 @@ def dispersion(entries: Sequence[Tick]) -> float:
     mean = sum(counts) / len(counts)
     if mean <= 0:
         return 1.0
-    squares = sum((b - a) ** 2 for a, b in itertools.pairwise(counts))
-    return min(max(squares / (2 * (len(counts) - 1)) / mean, 1.0), 8.0)
+    squares = median((b - a) ** 2 for a, b in itertools.pairwise(counts))
+    value = squares / (2 * 0.4549) / mean
+    return 1.0 if value < _POISSON_LIKE else min(value, 8.0)
 
 
 def trend(entries: Sequence[Tick], now: float) -> tuple[float, float, float]:

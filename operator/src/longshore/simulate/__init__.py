@@ -1,0 +1,1 @@
+"""Replays a request trace against simulated pods under different scalers; pure, no cluster."""
