@@ -1,0 +1,379 @@
+"""The bench on which candidates are built, smoke-tested, scored on the evaluation data and timed."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from longshore.api.optimize import TechniqueName
+from longshore.artifact.manifest import MODEL_NAME, ORIGINAL, Verdict
+
+from longshore_optimizer import modeldir
+from longshore_optimizer.data import Dataset
+from longshore_optimizer.decide import Latency, Rules, Trial, refuse
+from longshore_optimizer.errors import Problem, Reason
+from longshore_optimizer.fetch import protobuf
+from longshore_optimizer.measure import outputs as outputs_file
+from longshore_optimizer.measure.latency import time_models
+from longshore_optimizer.measure.process import WorkerError, WorkerProcess
+from longshore_optimizer.measure.protocol import Loaded, Predicted, Timed
+from longshore_optimizer.metrics import Evaluated, Evaluator, Outputs, agreement
+from longshore_optimizer.request import Request
+from longshore_optimizer.statistics import Drop
+from longshore_optimizer.techniques.base import ModelFacts, Proposal
+from longshore_optimizer.techniques.build import Built
+from longshore_optimizer.verify import Runnable
+
+LOSSLESS_TOLERANCE = 1e-4
+"""Largest error of a lossless rewrite relative to an output's root mean square (float32 sums in another
+order)."""
+
+_SMOKE_SAMPLES = 4
+_BUILD_TIMEOUT = 1200.0
+_RUN_TIMEOUT = 3600.0
+_SINGLE_SECONDS = 15.0
+_BATCH = 8
+_HOPELESS = 4.0
+_SYMBOLS = (1, 8, 32, 64, 128, 224)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The original model with its data."""
+
+    path: Path
+    runnable: Runnable
+    calibration: Dataset | None
+    evaluation: Dataset | None
+
+
+class Bench:
+    """Builds and judges candidates against one original; a context manager that ends its builder process."""
+
+    def __init__(self, request: Request, subject: Subject, left: Callable[[], float]) -> None:
+        """Prepare the scratch directory; nothing runs yet."""
+        self._request = request
+        self._subject = subject
+        self._left = left
+        self._scratch = request.work / "scratch"
+        self._prepared = subject.path
+        self._builder: WorkerProcess | None = None
+        self._data: Path | None = request.evaluation or request.calibration
+        self._symbol = 1
+        self._batch = 1
+        self._reference: Outputs = {}
+        self._evaluator: Evaluator | None = None
+        self._evaluated: Evaluated | None = None
+        self._original_p50 = 0.0
+        self._measurable = True
+
+    def __enter__(self) -> Self:
+        """Make the scratch directory."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the builder and remove what was built."""
+        if self._builder is not None:
+            self._builder.end()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    @staticmethod
+    def original_proposal() -> Proposal:
+        """How the original stands in the table."""
+        return Proposal(ORIGINAL, TechniqueName.GRAPH, {}, lossless=True)
+
+    def path(self, name: str) -> Path:
+        """Where a candidate's model lies."""
+        return self._subject.path if name == ORIGINAL else self._scratch / name / MODEL_NAME
+
+    def original(self) -> Trial:
+        """Run the original on the data: the reference for all candidates.
+
+        Raises:
+            Problem: NanOutput, InferenceFailed, MetricFailed, LabelsMissing, OutOfMemory.
+        """
+        size = modeldir.onnx_size(self._subject.path)
+        trial = Trial(self.original_proposal(), size_bytes=size)
+        with WorkerProcess(self._request.cores) as worker:
+            self._load(worker, self._subject.path)
+            if self._data is None and not self._find_synthetic(worker):
+                self._measurable = False
+                return trial
+            timed = worker.ask(Timed, _RUN_TIMEOUT, operation="time", seconds=0.1, **self._feeds())
+            self._original_p50 = float(np.median(timed.latencies_ms))
+            samples = self._subject.evaluation.count if self._subject.evaluation is not None else 0
+            if samples * self._original_p50 / 1000 > _SINGLE_SECONDS:
+                self._batch = _BATCH
+            predicted, values = self._predict(worker, ORIGINAL, self._data)
+        if predicted.nan_outputs and self._data is not None:
+            raise Problem(
+                Reason.NAN_OUTPUT,
+                f"the model's output {predicted.nan_outputs[0]!r} holds NaN on the data: repair the model, "
+                "or the data "
+                "that leads to it",
+            )
+        self._reference = values
+        if self._subject.evaluation is None:
+            return trial
+        self._evaluator = Evaluator(
+            self._request.metric,
+            self._subject.evaluation.labels,
+            values,
+            self._request.confidence,
+            self._request.seed,
+        )
+        self._evaluated = self._evaluator.evaluate(values)
+        if not np.isfinite(self._evaluated.value):
+            raise Problem(
+                Reason.METRIC_FAILED,
+                f"the metric {self._request.metric.value} is not defined on the evaluation data: check the "
+                "labels "
+                "(are all classes there?)",
+            )
+        return replace(trial, metric=self._evaluated.value, drop=Drop(0.0, 0.0))
+
+    def prepare(self) -> ModelFacts:
+        """Build the form that techniques start from; gives what is known of it."""
+        target = self._scratch / "prepared" / MODEL_NAME
+        try:
+            self._build("Prepare", {}, self._subject.path, target)
+            with WorkerProcess(self._request.cores) as worker:
+                self._load(worker, target)
+                if self._measurable:
+                    _, values = self._predict(worker, "prepared", self._data)
+                    if lossless_difference(self._reference, values) <= LOSSLESS_TOLERANCE:
+                        self._prepared = target
+                else:
+                    self._prepared = target
+        except WorkerError:
+            # The techniques then start from the original itself.
+            self._prepared = self._subject.path
+        return facts_of(self._prepared, self._subject.runnable)
+
+    def attempt(self, proposal: Proposal, rules: Rules) -> Trial:
+        """Build a candidate, run it on a few samples, then on all; what breaks is told, not raised."""
+        trial = Trial(proposal)
+        out = self._scratch / proposal.name / MODEL_NAME
+        if not self._measurable:
+            return refuse(
+                trial,
+                "the model cannot be run on made-up inputs: give calibration or evaluation data",
+                Verdict.SKIPPED,
+            )
+        try:
+            self._build(proposal.technique.value, proposal.parameters, self._prepared, out)
+            size = modeldir.onnx_size(out)
+            trial = replace(trial, size_bytes=size)
+            if proposal.lossless and _same_graph(out, self._subject.path):
+                return refuse(trial, "the graph has nothing to remove", Verdict.SKIPPED)
+            with WorkerProcess(self._request.cores) as worker:
+                self._load(worker, out)
+                return self._judge(worker, trial)
+        except WorkerError as error:
+            return refuse(trial, _failure(error), Verdict.FAILED)
+        except Problem as problem:
+            return refuse(trial, problem.message, Verdict.FAILED)
+
+    def _judge(self, worker: WorkerProcess, trial: Trial) -> Trial:
+        name = trial.proposal.name
+        predicted, values = self._predict(worker, name, self._data, limit=_SMOKE_SAMPLES)
+        if self._data is not None and predicted.nan_outputs:
+            return refuse(trial, f"its output {predicted.nan_outputs[0]!r} holds NaN", Verdict.FAILED)
+        _check_shapes({k: v[:_SMOKE_SAMPLES] for k, v in self._reference.items()}, values)
+        timed = worker.ask(Timed, _RUN_TIMEOUT, operation="time", seconds=0.1, **self._feeds())
+        p50 = float(np.median(timed.latencies_ms))
+        predicted, values = self._predict(worker, name, self._data)
+        if self._data is not None and predicted.nan_outputs:
+            return refuse(trial, f"its output {predicted.nan_outputs[0]!r} holds NaN", Verdict.FAILED)
+        if trial.proposal.lossless:
+            difference = lossless_difference(self._reference, values)
+            if difference > LOSSLESS_TOLERANCE:
+                return refuse(
+                    trial, f"its outputs differ from the original's by {difference:.2g} of their scale"
+                )
+        if self._evaluator is not None and self._evaluated is not None:
+            evaluated = self._evaluator.evaluate(values)
+            drop = (
+                Drop(self._evaluated.value - evaluated.value, 0.0)
+                if trial.proposal.lossless
+                else self._evaluator.drop(self._evaluated, evaluated)
+            )
+            trial = replace(trial, metric=evaluated.value, drop=drop)
+        if p50 > _HOPELESS * self._original_p50:
+            quick = Latency((p50,), p50, float(np.percentile(timed.latencies_ms, 95)), timed.cpu_ms)
+            return refuse(
+                replace(trial, latency=quick),
+                f"{p50:.3g} ms is {p50 / self._original_p50:.1f} times the original's latency",
+            )
+        return trial
+
+    def measure(self, trials: Sequence[Trial], progress: Callable[[int, int], None]) -> list[Trial]:
+        """Time the original and every candidate that is still in play, interleaved."""
+        alive = [t for t in trials if t.alive]
+        if not self._measurable:
+            original = replace(trials[0], latency=_unmeasured())
+            return [original, *trials[1:]]
+        measured = time_models(
+            {t.proposal.name: self.path(t.proposal.name) for t in alive},
+            ORIGINAL,
+            self._data,
+            self._request.cores,
+            seed=self._request.seed,
+            symbol=self._symbol,
+            deadline=self._left,
+            progress=progress,
+        )
+        result = []
+        for trial in trials:
+            latency = measured.get(trial.proposal.name)
+            if not trial.alive or latency is None:
+                result.append(trial)
+            elif isinstance(latency, WorkerError):
+                result.append(refuse(trial, _failure(latency), Verdict.FAILED))
+            else:
+                result.append(replace(trial, latency=latency))
+        return result
+
+    def _build(self, technique: str, parameters: dict[str, Any], model: Path, out: Path) -> None:
+        if self._builder is None:
+            self._builder = WorkerProcess(self._request.cores)
+        try:
+            self._builder.ask(
+                Built,
+                min(_BUILD_TIMEOUT, max(self._left(), 10.0)),
+                operation="build",
+                technique=technique,
+                parameters=parameters,
+                model=str(model),
+                out=str(out),
+                calibration=str(self._request.calibration) if self._request.calibration else None,
+                scratch=str(self._scratch),
+                seed=self._request.seed,
+                threads=self._request.cores.threads,
+            )
+        except WorkerError as error:
+            if error.kind in ("Died", "OutOfMemory", "Timeout"):
+                self._builder.end()
+                self._builder = None
+            raise
+
+    def _load(self, worker: WorkerProcess, path: Path) -> Loaded:
+        return worker.ask(
+            Loaded, _RUN_TIMEOUT, operation="load", model=str(path), threads=self._request.cores.threads
+        )
+
+    def _feeds(self) -> dict[str, Any]:
+        return {
+            "data": str(self._data) if self._data else None,
+            "seed": self._request.seed,
+            "symbol": self._symbol,
+        }
+
+    def _predict(
+        self, worker: WorkerProcess, name: str, data: Path | None, limit: int | None = None
+    ) -> tuple[Predicted, Outputs]:
+        out = self._scratch / f"{name}.outputs.npz"
+        request = self._feeds() | {"data": str(data) if data else None}
+        predicted = worker.ask(
+            Predicted,
+            _RUN_TIMEOUT,
+            operation="predict",
+            out=str(out),
+            batch=self._batch,
+            limit=limit,
+            **request,
+        )
+        values = outputs_file.load(out)
+        out.unlink()
+        return predicted, values
+
+    def _find_synthetic(self, worker: WorkerProcess) -> bool:
+        """Find sizes for dynamic dimensions with which the model runs on made-up inputs."""
+        for symbol in _SYMBOLS:
+            self._symbol = symbol
+            try:
+                self._predict(worker, ORIGINAL, None)
+            except WorkerError as error:
+                if error.kind in ("Died", "OutOfMemory", "Timeout"):
+                    return False
+                continue
+            return True
+        return False
+
+
+def facts_of(path: Path, runnable: Runnable) -> ModelFacts:
+    """Read what techniques decide on from a model file."""
+    outline = protobuf.outline(path)
+    return ModelFacts(
+        opset=outline.opsets.get("", outline.opsets.get("ai.onnx", 0)),
+        operators=dict(outline.counts),
+        weight_bytes=outline.float_bytes,
+        inputs=runnable.inputs,
+        outputs=runnable.outputs,
+    )
+
+
+def lossless_difference(reference: Outputs, values: Outputs) -> float:
+    """Largest error relative to each output's root mean square; infinite where something is not
+    comparable."""
+    worst = 0.0
+    for name, wanted in reference.items():
+        given = values.get(name)
+        if given is None or len(given) != len(wanted):
+            return float("inf")
+        for a, b in zip(wanted, given, strict=True):
+            first, second = np.asarray(a), np.asarray(b)
+            if first.shape != second.shape:
+                return float("inf")
+            if first.dtype.kind != "f":
+                if not np.array_equal(first, second):
+                    return float("inf")
+                continue
+            x, y = first.astype(np.float64), second.astype(np.float64)
+            same = (x == y) | (np.isnan(x) & np.isnan(y))
+            if same.all():
+                continue
+            finite = x[np.isfinite(x)]
+            scale = float(np.sqrt(np.mean(finite**2))) if finite.size else 0.0
+            error = float(np.max(np.abs(x - y)[~same]))
+            worst = max(worst, error / max(scale, 1e-6) if np.isfinite(error) else float("inf"))
+    return worst
+
+
+def _check_shapes(reference: Outputs, values: Outputs) -> None:
+    if list(reference) != list(values):
+        raise Problem(
+            Reason.PARITY_FAILED, f"its outputs are {', '.join(values)}, not {', '.join(reference)}"
+        )
+    agreement(reference, values)
+    for name, wanted in reference.items():
+        for a, b in zip(wanted, values[name], strict=True):
+            if np.asarray(a).shape != np.asarray(b).shape:
+                raise Problem(
+                    Reason.PARITY_FAILED, f"its output {name!r} has another shape than the original's"
+                )
+
+
+def _same_graph(candidate: Path, original: Path) -> bool:
+    first, second = protobuf.outline(candidate), protobuf.outline(original)
+    return first.counts == second.counts and first.opsets == second.opsets
+
+
+def _failure(error: WorkerError) -> str:
+    text = " ".join(str(error).split())[:300]
+    return {
+        "OutOfMemory": f"it ran out of memory: {text}",
+        "Timeout": "it did not finish in time",
+        "Died": f"it crashed: {text}",
+    }.get(error.kind, f"it cannot be built or run: {text}")
+
+
+def _unmeasured() -> Latency:
+    return Latency((), 0.0, 0.0, 0.0)

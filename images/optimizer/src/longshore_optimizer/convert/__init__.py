@@ -1,0 +1,1 @@
+"""Turns models of other frameworks into ONNX, in a process that has neither network nor credentials."""

@@ -1,0 +1,169 @@
+"""scikit-learn estimators and pipelines, from skops files or (by opt-in) pickles, through skl2onnx."""
+
+import importlib
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longshore_optimizer.convert.parity import Difference, compare, judge
+from longshore_optimizer.convert.protocol import Converted
+from longshore_optimizer.errors import Problem, Reason
+from longshore_optimizer.fetch import content
+
+Array = NDArray[Any]
+
+_OPSET = 17
+_MADE_UP = 64
+_MOST_SAMPLES = 1000
+INPUT = "input"
+"""Name of the ONNX input where the samples name none."""
+
+
+def convert(model: Path, out: Path, samples: Path | None, allow_pickle: bool) -> Converted:
+    """Load, convert and compare; writes ONNX to `out`.
+
+    Raises:
+        Problem: PickleNotAllowed, ConversionFailed or ParityFailed.
+    """
+    estimator = load(model, allow_pickle)
+    arrays = _samples(estimator, samples)
+    onnx_model = _to_onnx(estimator, arrays)
+    out.write_bytes(onnx_model.SerializeToString())
+    differences = _compare(estimator, out, arrays)
+    return judge("scikit-learn", len(next(iter(arrays.values()))), differences)
+
+
+def load(model: Path, allow_pickle: bool) -> Any:
+    """Load an estimator: skops files without running code, pickles only by opt-in."""
+    if content.container(model) == content.SKOPS:
+        import skops.io
+
+        unknown = skops.io.get_untrusted_types(file=model)
+        if unknown and not allow_pickle:
+            raise Problem(
+                Reason.PICKLE_NOT_ALLOWED,
+                f"the skops file holds types that are not trusted ({', '.join(unknown[:5])}): remove them "
+                "from the "
+                "pipeline, or set allowPickle (--allow-pickle) if you trust the file",
+            )
+        return skops.io.load(model, trusted=unknown)
+    if not allow_pickle:
+        raise Problem(
+            Reason.PICKLE_NOT_ALLOWED,
+            "the model is a pickle, and loading it runs code from the file: save it with skops.io.dump or "
+            "export it to "
+            "ONNX, or set allowPickle (--allow-pickle) if you trust the file",
+        )
+    import joblib
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            estimator = joblib.load(model)
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            KeyError,
+            ValueError,
+            ModuleNotFoundError,
+            AttributeError,
+        ) as error:
+            raise Problem(
+                Reason.INVALID_MODEL,
+                f"the pickle cannot be loaded: {type(error).__name__}: {error}; save it again with the "
+                "versions that "
+                "run here, and without classes of your own",
+            ) from error
+    if not hasattr(estimator, "predict") and not hasattr(estimator, "transform"):
+        raise Problem(
+            Reason.INVALID_MODEL,
+            f"the pickle holds a {type(estimator).__name__}, no fitted estimator: save the estimator itself",
+        )
+    return estimator
+
+
+def _samples(estimator: Any, path: Path | None) -> dict[str, Array]:
+    """Give the arrays to convert and compare with, one an ONNX input."""
+    count = int(getattr(estimator, "n_features_in_", 0) or 0)
+    if path is not None:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {k: stored[k][:_MOST_SAMPLES] for k in stored.files if k != "labels"}
+        if arrays:
+            return {k: _narrow(v) for k, v in arrays.items()}
+    if not count:
+        raise Problem(
+            Reason.CONVERSION_FAILED,
+            "the estimator does not tell how many features it takes: give calibration data, whose arrays "
+            "tell it",
+        )
+    rng = np.random.default_rng(0)
+    return {INPUT: rng.standard_normal((_MADE_UP, count)).astype(np.float32)}
+
+
+def _narrow(array: Array) -> Array:
+    """Give float32 for any number, strings as they are; columns of a table come as shape (n, 1)."""
+    if array.dtype.kind in "US":
+        return array.astype(str).reshape(len(array), -1)
+    if array.dtype.kind in "iub":
+        return array.astype(np.int64).reshape(len(array), -1) if array.ndim == 1 else array.astype(np.float32)
+    return array.astype(np.float32) if array.ndim > 1 else array.astype(np.float32).reshape(-1, 1)
+
+
+def _to_onnx(estimator: Any, arrays: dict[str, Array]) -> Any:
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
+
+    kinds = {"f": FloatTensorType, "i": Int64TensorType, "U": StringTensorType}
+    types = [(name, kinds[a.dtype.kind]([None, *a.shape[1:]])) for name, a in arrays.items()]
+    options = {id(estimator): {"zipmap": False}} if hasattr(estimator, "predict_proba") else None
+    try:
+        return convert_sklearn(estimator, initial_types=types, target_opset=_OPSET, options=options)
+    except NameError as error:
+        # skl2onnx raises NameError for an option that the converter does not know.
+        if "zipmap" not in str(error):
+            raise
+        return convert_sklearn(estimator, initial_types=types, target_opset=_OPSET)
+
+
+def _compare(estimator: Any, out: Path, arrays: dict[str, Array]) -> list[Difference]:
+    from longshore_optimizer.measure.session import open_session
+
+    session = open_session(out, 1)
+    feeds = {k: v.astype(object) if v.dtype.kind == "U" else v for k, v in arrays.items()}
+    converted = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+    given = _as_frame(estimator, arrays)
+    differences = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if "probabilities" in converted and hasattr(estimator, "predict_proba"):
+            expected = estimator.predict_proba(given)
+            if isinstance(converted["probabilities"], np.ndarray) and not isinstance(expected, list):
+                differences.append(compare("probabilities", expected, converted["probabilities"]))
+        if hasattr(estimator, "predict"):
+            name = next(
+                (n for n in ("label", "output_label", "variable") if n in converted), next(iter(converted))
+            )
+            differences.append(compare(name, estimator.predict(given), converted[name]))
+        elif hasattr(estimator, "transform"):
+            name = next(iter(converted))
+            differences.append(compare(name, estimator.transform(given), converted[name]))
+    return differences
+
+
+def _as_frame(estimator: Any, arrays: dict[str, Array]) -> Any:
+    if len(arrays) == 1:
+        only = next(iter(arrays.values()))
+        return only.astype(np.float64) if only.dtype.kind == "f" else only
+    names = list(getattr(estimator, "feature_names_in_", arrays))
+    try:
+        pandas = importlib.import_module("pandas")
+    except ImportError:
+        raise Problem(
+            Reason.CONVERSION_FAILED,
+            "a pipeline over named columns needs pandas to be compared: install pandas",
+        ) from None
+    return pandas.DataFrame({n: arrays[n].reshape(len(arrays[n])) for n in names})

@@ -1,0 +1,69 @@
+"""The converting process: `python -m longshore_optimizer.convert.worker`; one request, one answer."""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TextIO
+
+from longshore.artifact.base import Wire
+
+from longshore_optimizer.convert.lockdown import deny_network, limit_resources
+from longshore_optimizer.convert.protocol import Refused
+from longshore_optimizer.errors import Problem, Reason
+
+_CPU_SECONDS = 1800
+_FILE_BYTES = 32 << 30
+
+
+def convert(request: dict[str, object]) -> Wire:
+    """Dispatch by container; a Problem becomes an answer."""
+    try:
+        from longshore_optimizer.convert.registry import CONVERTERS
+
+        container = str(request["container"])
+        samples = Path(str(request["samples"])) if request.get("samples") else None
+        converter = CONVERTERS[container]()
+        return converter(
+            Path(str(request["model"])), Path(str(request["out"])), samples, bool(request.get("allowPickle"))
+        )
+    except Problem as problem:
+        return Refused(reason=problem.reason, message=problem.message)
+    except MemoryError:
+        return Refused(
+            reason=Reason.OUT_OF_MEMORY,
+            message="no memory left while converting: give the Job a higher memory limit",
+        )
+    except Exception as error:  # noqa: BLE001 - converters raise anything; the user gets the last line of it
+        traceback.print_exc(file=sys.stderr)
+        return Refused(
+            reason=Reason.CONVERSION_FAILED,
+            message=f"converting to ONNX failed: {type(error).__name__}: {str(error)[:600]}; "
+            "export the model to ONNX yourself and deploy that",
+        )
+
+
+def main() -> None:
+    """Lock the process down first: the model is hostile until proven otherwise."""
+    answers: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    request = json.loads(sys.stdin.readline())
+    answer: Wire
+    try:
+        limit_resources(_CPU_SECONDS, _FILE_BYTES)
+        deny_network()
+    except OSError as error:
+        answer = Refused(
+            reason=Reason.CONVERSION_FAILED,
+            message=f"this node cannot take the network from the converter ({error}): "
+            "export the model to ONNX yourself",
+        )
+    else:
+        answer = convert(request)
+    answers.write(answer.model_dump_json(by_alias=True) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Which candidate wins, and why every other one does not. Pure functions over what was measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from longshore.api.optimize import Goal
+from longshore.artifact.manifest import Verdict
+
+from longshore_optimizer.statistics import Drop, Ratio, paired_ratio
+from longshore_optimizer.techniques.base import Proposal
+
+LEAST_GAIN = 1.02
+"""Smallest gain that is worth another file: below 2 % a machine's drift is as large."""
+
+TIE = 1.03
+"""Candidates within 3 % of the best in the goal's measure count as equal; the smaller one wins."""
+
+SLOWDOWN = 1.5
+"""With goal Size and no limits.p95, a candidate this much slower than the original is refused."""
+
+CONFIDENCE = 0.95
+"""Of the two-sided interval on a latency ratio."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One model's latencies: median of every interleaved round, and over all runs p50 and p95, in ms.
+
+    `cpu_ms` is the CPU time of a run; `throughput` samples a second at the throughput batch size.
+    """
+
+    rounds: tuple[float, ...]
+    p50: float
+    p95: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate with what is known of it so far."""
+
+    proposal: Proposal
+    size_bytes: int | None = None
+    metric: float | None = None
+    drop: Drop | None = None
+    latency: Latency | None = None
+    verdict: Verdict | None = None
+    reason: str = ""
+
+    @property
+    def alive(self) -> bool:
+        """Whether nothing has ruled the candidate out yet."""
+        return self.verdict is None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the user asked for. `max_drop` is None where no evaluation data was given; limits in ms and
+    bytes."""
+
+    goal: Goal
+    max_drop: float | None
+    metric: str | None
+    confidence: float
+    p95_limit: float | None = None
+    size_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The winner's name (`original` included), every trial with its verdict, and the original's reason."""
+
+    chosen: str
+    original_reason: str
+    trials: tuple[Trial, ...]
+    any_within_drop: bool
+
+
+def refuse(trial: Trial, reason: str, verdict: Verdict = Verdict.REFUSED) -> Trial:
+    """Rule a candidate out."""
+    return replace(trial, verdict=verdict, reason=reason)
+
+
+def gate(trial: Trial, rules: Rules) -> Trial:
+    """Apply the gate on quality: the upper bound of the drop must stay within `max_drop`."""
+    if not trial.alive:
+        return trial
+    if trial.proposal.lossless:
+        return trial
+    if rules.max_drop is None:
+        return refuse(
+            trial, "not lossless, and there is no evaluation data to prove it: add optimize.evaluation"
+        )
+    if trial.drop is None:
+        return refuse(trial, "its quality was not measured", Verdict.FAILED)
+    if not trial.drop.upper <= rules.max_drop:
+        return refuse(
+            trial,
+            f"{rules.metric} may drop by {trial.drop.upper:.4g} (upper bound at {rules.confidence:.0%} "
+            "confidence; "
+            f"measured {trial.drop.estimate:.4g}), more than maxDrop {rules.max_drop:.4g}",
+        )
+    return trial
+
+
+def decide(original: Trial, trials: Sequence[Trial], rules: Rules, original_name: str) -> Decision:
+    """Choose by the goal among the candidates that pass every gate; the original where nothing beats it."""
+    if original.latency is None or original.size_bytes is None:
+        raise ValueError("the original must be measured")
+    gated = [gate(t, rules) for t in trials]
+    within = any(t.alive and not t.proposal.lossless for t in gated)
+    gated = [_limits(t, rules, original) for t in gated]
+    original_misses = _missed_limit(original, rules)
+    gains = {t.proposal.name: gain(original, t, rules.goal) for t in gated if t.alive}
+    winner = _winner([t for t in gated if t.alive], gains, rules.goal, must_beat=original_misses is None)
+    judged = tuple(_explain(t, gains, winner, rules.goal) for t in gated)
+    if winner is None:
+        reason = original_misses or "nothing measured beats it"
+        return Decision(original_name, reason, judged, within)
+    reason = (
+        original_misses or f"{winner.proposal.name} {_gain_words(gains[winner.proposal.name], rules.goal)}"
+    )
+    return Decision(winner.proposal.name, reason, judged, within or not winner.proposal.lossless)
+
+
+def gain(original: Trial, trial: Trial, goal: Goal) -> Ratio:
+    """How many times better than the original in the goal's measure (above 1 is better), with its
+    interval."""
+    if goal is Goal.SIZE:
+        if not original.size_bytes or not trial.size_bytes:
+            return Ratio(0.0, 0.0, 0.0)
+        ratio = original.size_bytes / trial.size_bytes
+        return Ratio(ratio, ratio, ratio)
+    if original.latency is None or trial.latency is None:
+        return Ratio(0.0, 0.0, 0.0)
+    if goal is Goal.COST:
+        ratio = original.latency.cpu_ms / max(trial.latency.cpu_ms, 1e-9)
+        timed = paired_ratio(np.array(original.latency.rounds), np.array(trial.latency.rounds), CONFIDENCE)
+        # CPU time is a mean over all rounds; the rounds' spread of the latencies stands for its noise.
+        return Ratio(ratio, ratio * timed.low / timed.estimate, ratio * timed.high / timed.estimate)
+    count = min(len(original.latency.rounds), len(trial.latency.rounds))
+    return paired_ratio(
+        np.array(original.latency.rounds[:count]), np.array(trial.latency.rounds[:count]), CONFIDENCE
+    )
+
+
+def _missed_limit(trial: Trial, rules: Rules) -> str | None:
+    if rules.p95_limit is not None and trial.latency is not None and trial.latency.p95 > rules.p95_limit:
+        return f"p95 of {trial.latency.p95:.3g} ms is over limits.p95 ({rules.p95_limit:.3g} ms)"
+    if rules.size_limit is not None and trial.size_bytes is not None and trial.size_bytes > rules.size_limit:
+        return f"{trial.size_bytes} bytes are over limits.size ({rules.size_limit})"
+    return None
+
+
+def _limits(trial: Trial, rules: Rules, original: Trial) -> Trial:
+    if not trial.alive:
+        return trial
+    missed = _missed_limit(trial, rules)
+    if missed is not None:
+        return refuse(trial, missed)
+    if trial.latency is None:
+        return refuse(trial, "its latency was not measured", Verdict.FAILED)
+    too_slow = original.latency is not None and trial.latency.p50 > SLOWDOWN * original.latency.p50
+    if rules.goal is Goal.SIZE and rules.p95_limit is None and too_slow:
+        return refuse(
+            trial,
+            f"{trial.latency.p50:.3g} ms is over {SLOWDOWN:g} times the original's p50: set limits.p95 to "
+            "accept it",
+        )
+    return trial
+
+
+def _winner(
+    trials: Sequence[Trial], gains: Mapping[str, Ratio], goal: Goal, *, must_beat: bool
+) -> Trial | None:
+    def beats(trial: Trial) -> bool:
+        ratio = gains[trial.proposal.name]
+        return ratio.estimate >= LEAST_GAIN and ratio.low > 1.0
+
+    eligible = [t for t in trials if beats(t)] if must_beat else list(trials)
+    if not eligible:
+        return None
+    best = max(gains[t.proposal.name].estimate for t in eligible)
+    ties = [t for t in eligible if gains[t.proposal.name].estimate * TIE >= best]
+
+    def preference(trial: Trial) -> tuple[float, float, float, str]:
+        drop = trial.drop.estimate if trial.drop is not None else 0.0
+        latency = trial.latency.p50 if trial.latency is not None else 0.0
+        if goal is Goal.SIZE:
+            return (latency, drop, 0.0, trial.proposal.name)
+        return (float(trial.size_bytes or 0), drop, latency, trial.proposal.name)
+
+    return min(ties, key=preference)
+
+
+def _explain(trial: Trial, gains: Mapping[str, Ratio], winner: Trial | None, goal: Goal) -> Trial:
+    if not trial.alive:
+        return trial
+    ratio = gains[trial.proposal.name]
+    words = _gain_words(ratio, goal)
+    if winner is not None and trial.proposal.name == winner.proposal.name:
+        return replace(trial, verdict=Verdict.CHOSEN, reason=f"{words}, the best for goal {goal.value}")
+    if ratio.estimate < LEAST_GAIN or ratio.low <= 1.0:
+        return replace(
+            trial, verdict=Verdict.KEPT, reason=f"passes the gates but does not beat the original: {words}"
+        )
+    return replace(trial, verdict=Verdict.KEPT, reason=f"passes the gates and {words}, but another is better")
+
+
+def _gain_words(ratio: Ratio, goal: Goal) -> str:
+    if goal is Goal.SIZE:
+        return f"is {ratio.estimate:.2f} times smaller"
+    measure = "costs less CPU by" if goal is Goal.COST else "is faster by"
+    return f"{measure} a factor of {ratio.estimate:.2f} (95 % interval {ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def pareto(trials: Sequence[Trial]) -> frozenset[str]:
+    """Names on the front over (drop bound, p95, size): nothing else is at least as good in all and better
+    in one."""
+    points = {
+        t.proposal.name: (
+            t.drop.upper if t.drop is not None else 0.0,
+            t.latency.p95 if t.latency is not None else float("inf"),
+            float(t.size_bytes or 0),
+        )
+        for t in trials
+        if t.verdict in (Verdict.KEPT, Verdict.CHOSEN)
+    }
+
+    def dominated(name: str) -> bool:
+        mine = points[name]
+        return any(
+            other != mine and all(o <= m for o, m in zip(other, mine, strict=True))
+            for other in points.values()
+        )
+
+    return frozenset(n for n in points if not dominated(n))

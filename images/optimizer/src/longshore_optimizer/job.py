@@ -1,0 +1,225 @@
+"""The optimize Job: fetch, verify, convert, candidates, measure, choose, store, report."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from longshore.api.model import SecretReference
+from longshore.api.optimize import Data
+from longshore.artifact.job import REQUEST_VARIABLE, JobReport, JobRequest, Outcome, Progress
+from pydantic import ValidationError
+
+from longshore_optimizer import report_message
+from longshore_optimizer.errors import EXIT_FAILED, EXIT_OK, Problem, Reason, exit_code
+from longshore_optimizer.fetch.settings import FetchSettings, from_environment
+from longshore_optimizer.fetch.source import Fetched, fetch
+
+if TYPE_CHECKING:
+    from longshore_optimizer.store.base import Stored
+
+_PARTS = ("calibration", "evaluation", "training")
+
+
+def read_request() -> JobRequest:
+    """Read the request from the environment.
+
+    Raises:
+        Problem: InvalidRequest.
+    """
+    text = os.environ.get(REQUEST_VARIABLE)
+    if not text:
+        raise Problem(Reason.INVALID_REQUEST, f"the environment variable {REQUEST_VARIABLE} is not set")
+    try:
+        return JobRequest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        raise Problem(
+            Reason.INVALID_REQUEST, f"{REQUEST_VARIABLE} is not valid at {where}: {first['msg']}"
+        ) from error
+
+
+def credentials_directory(part: str, reference: SecretReference | None, default: Path | None) -> Path | None:
+    """Where the Secret for a part of the request is mounted: `LONGSHORE_CREDENTIALS_<PART>`, else the
+    model's."""
+    mounted = os.environ.get(f"LONGSHORE_CREDENTIALS_{part.upper()}")
+    if mounted:
+        return Path(mounted)
+    if reference is not None and default is None:
+        raise Problem(
+            Reason.CREDENTIALS_MISSING,
+            f"the Secret {reference.secret_name} for {part} is not mounted: create it in the same namespace",
+        )
+    return default
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that was fetched."""
+
+    model: Fetched
+    data: dict[str, Fetched]
+
+
+async def fetch_inputs(request: JobRequest, work: Path, settings: FetchSettings) -> Inputs:
+    """Fetch the model, then the data sets.
+
+    Raises:
+        Problem: any reason of fetching.
+    """
+    credentials_directory("model", request.model.credentials, settings.credentials)
+    model = await fetch(request.model.uri, work / "input", settings, request.model.sha256)
+    data: dict[str, Fetched] = {}
+    for part in _PARTS if request.optimize is not None else ():
+        source: Data | None = getattr(request.optimize, part)
+        if source is None:
+            continue
+        own = replace(
+            settings, credentials=credentials_directory(part, source.credentials, settings.credentials)
+        )
+        data[part] = await fetch(source.uri, work / part, own, source.sha256)
+    return Inputs(model, data)
+
+
+def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport:
+    """Do the whole Job; gives its report.
+
+    Raises:
+        Problem: any reason.
+    """
+    from importlib.metadata import version
+
+    from longshore_optimizer.measure.cpu import usable_cores
+    from longshore_optimizer.pipeline import optimize
+    from longshore_optimizer.progress import Reporter
+    from longshore_optimizer.request import Request, artifact_key, settings_of
+    from longshore_optimizer.store.open import open_store
+
+    if request.store_plain_http:
+        host = request.store.removeprefix("oci://").split("/", 1)[0]
+        settings = replace(settings, plain_http_hosts=settings.plain_http_hosts | {host})
+    _prepare_work(work)
+    if request.model.signature is not None:
+        raise Problem(
+            Reason.INVALID_REQUEST,
+            "this optimizer cannot check model.signature: remove it, or pin model.sha256 instead",
+        )
+    tell(Progress(stage="Fetch", message=f"fetching {request.model.uri}"))
+    inputs = asyncio.run(fetch_inputs(request, work, settings))
+    digests = {name: fetched.sha256 for name, fetched in inputs.data.items()}
+    key = artifact_key(
+        inputs.model.sha256, digests, request.optimize, request.target, version("longshore-optimizer")
+    )
+    own = replace(settings, credentials=_store_credentials(settings))
+    store = open_store(request.store, own, work, plain_http=request.store_plain_http)
+    found = asyncio.run(store.find(key))
+    if found is not None:
+        tell(
+            Progress(
+                stage="Store", message="the store holds this artifact already", best=found.manifest.chosen
+            )
+        )
+        return report_message.succeeded(found.manifest, found, cached=True)
+    out = work / "artifact"
+    manifest = optimize(
+        Request(
+            model=inputs.model.path,
+            input_sha256=inputs.model.sha256,
+            uri=request.model.uri,
+            work=work,
+            out=out,
+            cores=usable_cores(request.target.cpu_millicores / 1000),
+            format=request.model.format,
+            allow_pickle=request.model.allow_pickle,
+            calibration=_path(inputs, "calibration"),
+            evaluation=_path(inputs, "evaluation"),
+            training=_path(inputs, "training"),
+            key=key,
+            **settings_of(request.optimize),  # type: ignore[arg-type]
+        ),
+        Reporter(on_progress=tell),
+    )
+    tell(Progress(stage="Store", message=f"storing at {request.store}", best=manifest.chosen))
+    stored: Stored = asyncio.run(store.put(out, key))
+    return report_message.succeeded(manifest, stored, cached=False)
+
+
+def _path(inputs: Inputs, part: str) -> Path | None:
+    return inputs.data[part].path if part in inputs.data else None
+
+
+def _store_credentials(settings: FetchSettings) -> Path | None:
+    mounted = os.environ.get("LONGSHORE_STORE_CREDENTIALS")
+    return Path(mounted) if mounted else settings.credentials
+
+
+def _prepare_work(work: Path) -> None:
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        for part in ("input", *_PARTS, "artifact", "original", "chosen", "scratch"):
+            shutil.rmtree(work / part, ignore_errors=True)
+    except OSError as error:
+        raise Problem(
+            Reason.STORE_FAILED,
+            f"the work directory {work} cannot be written: mount an emptyDir there ({error})",
+        ) from error
+
+
+def tell(progress: Progress) -> None:
+    """Print a line of progress."""
+    sys.stdout.write(progress.model_dump_json(by_alias=True, exclude_none=True) + "\n")
+    sys.stdout.flush()
+
+
+class _Terminated(BaseException):
+    """The kubelet asks the process to end."""
+
+
+def _on_term(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise _Terminated
+
+
+def main() -> int:
+    """Run the Job and report; gives the exit code."""
+    signal.signal(signal.SIGTERM, _on_term)
+    try:
+        request = read_request()
+        settings = from_environment()
+        report = run(request, Path(os.environ.get("LONGSHORE_WORK", "/work")), settings)
+    except Problem as problem:
+        return _end(report_message.failed(problem), exit_code(problem.reason))
+    except _Terminated:
+        ended = Problem(
+            Reason.DEADLINE_EXCEEDED,
+            "the Job was ended from outside (deadline passed, node drained or deleted) before it was done: raise "
+            "budget.time, or try again",
+            retryable=True,
+        )
+        return _end(report_message.failed(ended), exit_code(ended.reason))
+    except MemoryError:
+        starved = Problem(
+            Reason.OUT_OF_MEMORY, "no memory left: raise the memory limit in optimize.resources"
+        )
+        return _end(report_message.failed(starved), exit_code(starved.reason))
+    except Exception as error:  # noqa: BLE001 - whatever happens must be reported
+        traceback.print_exc()
+        cause = f"{type(error).__name__}: {error}"
+        cause = f"{type(error).__name__}: {error}"
+        unknown = Problem(Reason.INTERNAL_ERROR, f"the optimizer failed unexpectedly ({cause}): see its log")
+        return _end(report_message.failed(unknown), EXIT_FAILED)
+    return _end(report, EXIT_OK)
+
+
+def _end(report: JobReport, code: int) -> int:
+    if report.outcome is Outcome.FAILED:
+        sys.stderr.write(f"{report.reason}: {report.message}\n")
+    report_message.write(report)
+    return code

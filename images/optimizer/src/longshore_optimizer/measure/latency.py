@@ -1,0 +1,158 @@
+"""Times models against each other: one fresh process each, interleaved in rounds, so that drift hits all
+alike."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from longshore_optimizer.decide import Latency
+from longshore_optimizer.measure.cpu import memory_bytes
+from longshore_optimizer.measure.process import Cores, WorkerError, WorkerProcess
+from longshore_optimizer.measure.protocol import Loaded, Timed
+
+ROUNDS = 11
+_BLOCK_LEAST = 0.03
+_BLOCK_MOST = 1.5
+_RUNS_A_BLOCK = 8
+_OVERHEAD_BYTES = 150 << 20
+
+
+def groups(sizes: Mapping[str, int], original: str, available: int) -> list[list[str]]:
+    """Split candidates into groups whose processes fit into memory together; each group holds the
+    original."""
+
+    def cost(name: str) -> int:
+        return 3 * sizes[name] + _OVERHEAD_BYTES
+
+    budget = max(int(available * 0.6) - cost(original), 0)
+    result: list[list[str]] = []
+    current: list[str] = []
+    used = 0
+    for name in sizes:
+        if name == original:
+            continue
+        if current and used + cost(name) > budget:
+            result.append([original, *current])
+            current, used = [], 0
+        current.append(name)
+        used += cost(name)
+    if current or not result:
+        result.append([original, *current])
+    return result
+
+
+def time_models(
+    models: Mapping[str, Path],
+    original: str,
+    data: Path | None,
+    cores: Cores,
+    *,
+    batch: int = 1,
+    seed: int = 0,
+    symbol: int = 1,
+    deadline: Callable[[], float] = lambda: math.inf,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Latency | WorkerError]:
+    """Measure latencies of all models; `deadline` tells the seconds that are left.
+
+    A candidate's latencies are given relative to the original of its own group, so that groups compare.
+    """
+    sizes = {n: p.stat().st_size for n, p in models.items()}
+    parts = groups(sizes, original, memory_bytes())
+    result: dict[str, Latency | WorkerError] = {}
+    total = ROUNDS * sum(len(p) for p in parts)
+    done = 0
+    for part in parts:
+        left = deadline() / max(len(parts), 1)
+
+        def step(count: int, before: int = done) -> None:
+            progress(before + count, total)
+
+        measured = _time_group(
+            {n: models[n] for n in part}, original, data, cores, batch, seed, symbol, left, step
+        )
+        done += ROUNDS * len(part)
+        base, reference = measured[original], result.get(original)
+        if isinstance(base, WorkerError):
+            raise base
+        if isinstance(reference, Latency):
+            measured = {n: _rescale(v, base, reference) for n, v in measured.items() if n != original}
+        result |= measured
+    return result
+
+
+def _rescale(value: Latency | WorkerError, base: Latency, reference: Latency) -> Latency | WorkerError:
+    if isinstance(value, WorkerError):
+        return value
+    count = min(len(value.rounds), len(base.rounds), len(reference.rounds))
+    rounds = tuple(reference.rounds[i] * value.rounds[i] / base.rounds[i] for i in range(count))
+    factor = reference.p50 / base.p50
+    return Latency(rounds, value.p50 * factor, value.p95 * factor, value.cpu_ms * factor)
+
+
+def _time_group(
+    models: Mapping[str, Path],
+    original: str,
+    data: Path | None,
+    cores: Cores,
+    batch: int,
+    seed: int,
+    symbol: int,
+    left: float,
+    step: Callable[[int], None],
+) -> dict[str, Latency | WorkerError]:
+    failed: dict[str, Latency | WorkerError] = {}
+    latencies: dict[str, list[float]] = {}
+    rounds: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
+    request = {"data": str(data) if data else None, "batch": batch, "seed": seed, "symbol": symbol}
+    with ExitStack() as stack:
+        workers: dict[str, WorkerProcess] = {}
+        block: dict[str, float] = {}
+        for name, path in models.items():
+            worker = stack.enter_context(WorkerProcess(cores))
+            try:
+                worker.ask(Loaded, 300, operation="load", model=str(path), threads=cores.threads)
+                first = worker.ask(Timed, 300, operation="time", seconds=0.02, least=3, **request)
+            except WorkerError as error:
+                failed[name] = error
+                continue
+            workers[name] = worker
+            run = statistics.median(first.latencies_ms) / 1000
+            block[name] = min(max(_RUNS_A_BLOCK * run, _BLOCK_LEAST), _BLOCK_MOST)
+            latencies[name], rounds[name], cpu[name] = [], [], []
+        # A block's warm-up costs as much again; leave the deadline room for it.
+        scale = min(1.0, left / max(2 * ROUNDS * sum(block.values()), 1e-9))
+        count = 0
+        for number in range(ROUNDS):
+            # Turn the order every round: being first or last must not favour anyone.
+            names = list(workers)
+            names = names[number % len(names) :] + names[: number % len(names)] if names else []
+            for name in names:
+                try:
+                    timed = workers[name].ask(
+                        Timed, 300, operation="time", seconds=block[name] * scale, least=3, **request
+                    )
+                except WorkerError as error:
+                    failed[name] = error
+                    del workers[name]
+                    continue
+                latencies[name].extend(timed.latencies_ms)
+                rounds[name].append(statistics.median(timed.latencies_ms))
+                cpu[name].append(timed.cpu_ms)
+                count += 1
+                step(count)
+    result = dict(failed)
+    for name in workers:
+        values = np.array(latencies[name])
+        result[name] = Latency(
+            tuple(rounds[name]),
+            float(np.percentile(values, 50)),
+            float(np.percentile(values, 95)),
+            float(np.median(cpu[name])),
+        )
+    return result

@@ -1,0 +1,278 @@
+"""The whole story of one optimization: convert, verify, candidates, measure, choose, write."""
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from longshore.api.optimize import Metric, OnMiss, TechniqueName
+from longshore.artifact.manifest import MODEL_NAME, ORIGINAL, Manifest, Verdict
+
+from longshore_optimizer import modeldir
+from longshore_optimizer.candidates import Bench, Subject
+from longshore_optimizer.convert.protocol import Converted
+from longshore_optimizer.convert.run import convert
+from longshore_optimizer.data import Dataset, read
+from longshore_optimizer.decide import Decision, Rules, Trial, decide, refuse
+from longshore_optimizer.errors import Problem, Reason
+from longshore_optimizer.fetch import content
+from longshore_optimizer.measure import cpu
+from longshore_optimizer.measure.process import WorkerError
+from longshore_optimizer.progress import Reporter
+from longshore_optimizer.request import Request
+from longshore_optimizer.result import Result, write
+from longshore_optimizer.statistics import smallest_sample
+from longshore_optimizer.techniques.base import Proposal, TargetFacts
+from longshore_optimizer.techniques.registry import propose
+from longshore_optimizer.verify import Runnable, check_runnable
+
+Left = Callable[[], float]
+"""Tells the seconds that are left of the budget."""
+
+_RESERVE = 0.3
+"""Share of the time budget kept for the final, interleaved measurement."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The model as ONNX, known to run, with what its conversion showed."""
+
+    path: Path
+    runnable: Runnable
+    format: str
+    conversion: Converted | None
+
+
+def optimize(request: Request, reporter: Reporter) -> Manifest:
+    """Run everything and write the artifact to `request.out`; gives its manifest.
+
+    Raises:
+        Problem: any reason; nothing is left in `request.out` then.
+    """
+    started = time.monotonic()
+
+    def left() -> float:
+        return request.seconds - (time.monotonic() - started)
+
+    try:
+        prepared = to_onnx(request, reporter)
+        calibration, evaluation = read_data(request, prepared.runnable)
+        subject = Subject(prepared.path, prepared.runnable, calibration, evaluation)
+        if not request.optimize:
+            decision, original = _served_as_is(prepared)
+            result = Result(request, prepared.path, prepared.path, prepared.runnable, original, decision)
+        else:
+            result = _search(request, subject, reporter, left)
+        result = replace(result, format=prepared.format, conversion=prepared.conversion)
+        reporter.stage("Store", f"writing {request.out.name}")
+        return write(result)
+    except WorkerError as error:
+        raise worker_problem(error) from error
+    except MemoryError as error:
+        raise Problem(
+            Reason.OUT_OF_MEMORY,
+            "no memory left: raise the memory limit in optimize.resources, or give less data",
+        ) from error
+
+
+def worker_problem(error: WorkerError) -> Problem:
+    """Say what became of the original model in its worker process."""
+    text = " ".join(str(error).split())[:400]
+    if error.kind == "OutOfMemory":
+        return Problem(
+            Reason.OUT_OF_MEMORY,
+            f"running the model ran out of memory ({text}): raise the limit in optimize.resources",
+        )
+    if error.kind == "Timeout":
+        return Problem(
+            Reason.DEADLINE_EXCEEDED, "running the model took too long: give the Job more CPU or less data"
+        )
+    return Problem(
+        Reason.INFERENCE_FAILED,
+        f"the model fails on the data: {text}; check that the data is what the model takes",
+    )
+
+
+def to_onnx(request: Request, reporter: Reporter) -> Prepared:
+    """Find the model, convert it where it is not ONNX, check it and load it once.
+
+    Raises:
+        Problem: any reason of identifying, converting and verifying.
+    """
+    reporter.stage("Verify", "checking the model")
+    source = modeldir.identify(modeldir.locate(request.model), request.format)
+    directory = request.work / ORIGINAL
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    target = directory / MODEL_NAME
+    conversion = None
+    if source.container == content.ONNX:
+        outline = modeldir.copy_onnx(source.path, directory)
+    else:
+        reporter.stage("Convert", f"converting {source.format.value} to ONNX")
+        samples = _first_file(request.calibration or request.evaluation)
+        conversion = convert(source, target, samples, allow_pickle=request.allow_pickle)
+        outline = modeldir.check_onnx(target)
+    runnable = check_runnable(target, outline, request.cores)
+    return Prepared(target, runnable, source.format.value, conversion)
+
+
+def _first_file(path: Path | None) -> Path | None:
+    if path is None or path.is_file():
+        return path
+    return next(iter(sorted(path.rglob("*.npz"))), None)
+
+
+def read_data(request: Request, runnable: Runnable) -> tuple[Dataset | None, Dataset | None]:
+    """Read calibration and evaluation data and check them against the model's inputs.
+
+    Raises:
+        Problem: InvalidData, EmptyData, DataShapeMismatch, DataTypeMismatch or LabelsMissing.
+    """
+    calibration = evaluation = None
+    if request.calibration is not None:
+        calibration = read(request.calibration, "calibration", runnable.inputs)
+    if request.evaluation is not None:
+        evaluation = read(request.evaluation, "evaluation", runnable.inputs)
+        if evaluation.labels is None and request.metric is not Metric.AGREEMENT:
+            raise Problem(
+                Reason.LABELS_MISSING,
+                f"the metric {request.metric.value} needs labels: add an array `labels` to the evaluation "
+                "data, or use "
+                "the metric Agreement",
+            )
+    return calibration, evaluation
+
+
+def _served_as_is(prepared: Prepared) -> tuple[Decision, Trial]:
+    size = modeldir.onnx_size(prepared.path)
+    original = Trial(Bench.original_proposal(), size_bytes=size, verdict=Verdict.CHOSEN)
+    return Decision(ORIGINAL, "no optimization was asked for", (), False), original
+
+
+def _search(request: Request, subject: Subject, reporter: Reporter, left: Left) -> Result:
+    reporter.stage("Candidates", "preparing the graph")
+    rules = Rules(
+        goal=request.goal,
+        max_drop=request.max_drop if request.evaluation is not None else None,
+        metric=request.metric.value if request.evaluation is not None else None,
+        confidence=request.confidence,
+        p95_limit=request.p95_limit_ms,
+        size_limit=request.size_limit,
+    )
+    notes = list(request.notes)
+    with Bench(request, subject, left) as bench:
+        original = bench.original()
+        reporter.trial(original)
+        facts = bench.prepare()
+        target = TargetFacts(
+            cpu_flags=cpu.cpu_flags(),
+            vnni=cpu.has_vnni(cpu.cpu_flags()),
+            calibration=request.calibration is not None,
+            training=request.training is not None,
+        )
+        proposals, skipped = propose(request.techniques, facts, target)
+        trials = [_skipped_trial(name.value, reason) for name, reason in skipped]
+        for trial in trials:
+            reporter.trial(trial)
+        tried = _try_all(proposals, request, bench, reporter, left, rules)
+        measured = _measure(original, tried, bench, reporter)
+        original = measured[0]
+        decision = decide(original, [*measured[1:], *trials], rules, ORIGINAL)
+        chosen = bench.path(decision.chosen)
+        if subject.evaluation is not None and request.metric is not Metric.AGREEMENT:
+            notes += _sample_note(subject.evaluation.count, rules)
+        for trial in decision.trials:
+            reporter.trial(trial)
+        if decision.chosen == ORIGINAL and request.on_miss is OnMiss.FAIL and not decision.any_within_drop:
+            raise Problem(Reason.NO_CANDIDATE, _miss_message(decision, rules))
+        reporter.stage("Choose", decision.original_reason, best=decision.chosen)
+        final = _keep(chosen, request.work / "chosen")
+    original = replace(
+        original,
+        verdict=Verdict.CHOSEN if decision.chosen == ORIGINAL else Verdict.KEPT,
+        reason=decision.original_reason,
+    )
+    return Result(
+        request, subject.path, final, subject.runnable, original, decision, facts=facts, notes=tuple(notes)
+    )
+
+
+def _try_all(
+    proposals: tuple[Proposal, ...],
+    request: Request,
+    bench: Bench,
+    reporter: Reporter,
+    left: Left,
+    rules: Rules,
+) -> list[Trial]:
+    reserve = request.seconds * _RESERVE
+    tried: list[Trial] = []
+    total = min(len(proposals), request.trials)
+    for number, proposal in enumerate(proposals):
+        if number >= request.trials:
+            tried.append(
+                refuse(Trial(proposal), f"budget.trials ({request.trials}) is used up", Verdict.SKIPPED)
+            )
+            continue
+        if left() < reserve:
+            tried.append(refuse(Trial(proposal), "budget.time is used up", Verdict.SKIPPED))
+            continue
+        reporter.stage("Candidates", proposal.name, done=number, total=total)
+        trial = bench.attempt(proposal, rules)
+        tried.append(trial)
+        reporter.trial(trial)
+    return tried
+
+
+def _measure(original: Trial, tried: list[Trial], bench: Bench, reporter: Reporter) -> list[Trial]:
+    def progress(done: int, total: int) -> None:
+        reporter.stage("Measure", "timing in interleaved rounds", done=done, total=total)
+
+    reporter.stage("Measure", "timing in interleaved rounds")
+    measured = bench.measure([original, *tried], progress)
+    for trial in measured:
+        reporter.trial(trial)
+    return measured
+
+
+def _skipped_trial(name: str, reason: str) -> Trial:
+    proposal = Proposal(name, TechniqueName(name))
+    return Trial(proposal, verdict=Verdict.SKIPPED, reason=reason)
+
+
+def _sample_note(count: int, rules: Rules) -> list[str]:
+    if rules.max_drop is None:
+        return []
+    needed = smallest_sample(rules.max_drop, rules.confidence)
+    if count >= needed:
+        return []
+    return [
+        f"{count} evaluation samples cannot prove a drop of at most {rules.max_drop:g} at "
+        f"{rules.confidence:.0%} "
+        f"confidence: even identical answers need {needed} samples"
+    ]
+
+
+def _miss_message(decision: Decision, rules: Rules) -> str:
+    refused = [t for t in decision.trials if t.drop is not None and t.verdict is Verdict.REFUSED]
+    best = min(refused, key=lambda t: t.drop.upper if t.drop else float("inf"), default=None)
+    detail = ""
+    if best is not None and best.drop is not None:
+        detail = f"; the closest, {best.proposal.name}: {best.reason}"
+    bound = f"maxDrop {rules.max_drop:g}" if rules.max_drop is not None else "the limits"
+    return (
+        f"no candidate is within {bound} and onMiss is Fail{detail}. Raise maxDrop, give more evaluation "
+        "data, or use "
+        "onMiss: ServeOriginal"
+    )
+
+
+def _keep(model: Path, directory: Path) -> Path:
+    """Copy the winner out of the scratch directory that goes with the bench."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(directory)
+    modeldir.copy_onnx(model, directory)
+    return directory / MODEL_NAME

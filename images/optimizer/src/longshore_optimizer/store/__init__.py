@@ -1,0 +1,1 @@
+"""Where artifacts go: content-addressed, found again by the key of everything that decided them."""

@@ -1,0 +1,35 @@
+"""What every store offers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from longshore.artifact.manifest import Manifest
+
+KEY_PREFIX = "key-"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An artifact in a store: how pods refer to it, its digest, and its manifest."""
+
+    reference: str
+    sha256: str
+    manifest: Manifest
+
+
+class Store(Protocol):
+    """Holds artifacts."""
+
+    async def find(self, key: str) -> Stored | None:
+        """Give the artifact of a key, None where there is none that is whole."""
+        ...
+
+    async def put(self, directory: Path, key: str) -> Stored:
+        """Store a directory as the artifact of a key."""
+        ...
+
+
+def tag_of(key: str) -> str:
+    """Tag of an image that holds the artifact of a key."""
+    return f"{KEY_PREFIX}{key[:40]}"

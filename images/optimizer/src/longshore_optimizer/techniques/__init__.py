@@ -1,0 +1,1 @@
+"""One file a technique: what it applies to, which candidates it proposes, how one is made."""

@@ -1,0 +1,86 @@
+"""The protocol of a technique and the facts that it decides on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from longshore.api.optimize import TechniqueName
+
+from longshore_optimizer.data import TensorSpec
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of the model without running it; sizes in bytes."""
+
+    opset: int
+    operators: Mapping[str, int]
+    weight_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the model holds integer arithmetic of a quantizer already."""
+        return any(
+            o.startswith("QLinear")
+            or o in ("QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger")
+            for o in self.operators
+        )
+
+    def count(self, *operators: str) -> int:
+        """How many nodes are of one of these types."""
+        return sum(self.operators.get(o, 0) for o in operators)
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """What the model will run on and what material there is."""
+
+    cpu_flags: tuple[str, ...] = ()
+    vnni: bool = True
+    gpu: str | None = None
+    calibration: bool = False
+    training: bool = False
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One candidate to build. A `lossless` one computes the same function up to rounding."""
+
+    name: str
+    technique: TechniqueName
+    parameters: dict[str, Any] = field(default_factory=dict)
+    lossless: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What `apply` gets: the prepared model, where to write, the data and a scratch directory."""
+
+    model: Path
+    out: Path
+    parameters: dict[str, Any]
+    calibration: Path | None
+    scratch: Path
+    seed: int
+    threads: int
+
+
+class Technique(Protocol):
+    """One way to make a model smaller or faster."""
+
+    name: TechniqueName
+
+    def applies(self, model: ModelFacts, target: TargetFacts) -> str | None:
+        """Give why the technique cannot help here, None where it may."""
+        ...
+
+    def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
+        """Give the candidates, the most promising first."""
+        ...
+
+    def apply(self, work: Work) -> None:
+        """Write the new model to `work.out`; raises where it cannot be made."""
+        ...

@@ -1,0 +1,40 @@
+"""Runs in a worker process: applies one technique and checks that what came out is a whole model."""
+
+from pathlib import Path
+
+from longshore.api.optimize import TechniqueName
+from longshore.artifact.base import Wire
+
+from longshore_optimizer.measure.protocol import Request
+from longshore_optimizer.techniques.base import Work
+
+
+class Built(Wire):
+    """Answer to `build`."""
+
+    done: bool = True
+
+
+def build(request: Request) -> None:
+    """Apply the technique that the request names; raises whatever it raises."""
+    from longshore_optimizer.techniques.prepare import prepare
+    from longshore_optimizer.techniques.registry import TECHNIQUES
+
+    out = Path(request["out"])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    calibration = Path(request["calibration"]) if request.get("calibration") else None
+    work = Work(
+        model=Path(request["model"]),
+        out=out,
+        parameters=dict(request.get("parameters") or {}),
+        calibration=calibration,
+        scratch=Path(request["scratch"]),
+        seed=int(request.get("seed", 0)),
+        threads=int(request.get("threads", 1)),
+    )
+    if request["technique"] == "Prepare":
+        prepare(work)
+    else:
+        TECHNIQUES[TechniqueName(request["technique"])].apply(work)
+    if not out.is_file():
+        raise RuntimeError("the technique wrote no model")

@@ -1,0 +1,69 @@
+"""Dynamic quantization: weights in 8 bits, activations quantized as they come; needs no data."""
+
+from longshore.api.optimize import TechniqueName
+
+from longshore_optimizer.techniques import onnxfile
+from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work
+
+_MATMUL = ("MatMul", "Gemm", "Attention", "LSTM")
+
+
+class DynamicInt8:
+    """`quantize_dynamic` of ONNX Runtime on the operators where it pays."""
+
+    name = TechniqueName.DYNAMIC_INT8
+
+    def applies(self, model: ModelFacts, target: TargetFacts) -> str | None:
+        """Matrix products with constant weights are needed: dynamic convolutions are slow everywhere."""
+        del target
+        if model.quantized:
+            return "the model is quantized already"
+        if not model.count(*_MATMUL):
+            return "the model has no matrix product (MatMul, Gemm, Attention, LSTM) to quantize"
+        return None
+
+    def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
+        """Matrix products, per channel and per tensor; embeddings too where there are any."""
+        reduced = not target.vnni
+        shared = {"reduceRange": reduced}
+        proposals = []
+        if model.count("Gather"):
+            proposals.append(
+                Proposal(
+                    "dynamic-int8-embeddings",
+                    self.name,
+                    {"operators": [*_MATMUL, "Gather"], "perChannel": True, **shared},
+                )
+            )
+        proposals.append(
+            Proposal("dynamic-int8", self.name, {"operators": [*_MATMUL], "perChannel": True, **shared}),
+        )
+        proposals.append(
+            Proposal(
+                "dynamic-int8-per-tensor", self.name, {"operators": [*_MATMUL], "perChannel": False, **shared}
+            )
+        )
+        return tuple(proposals)
+
+    def apply(self, work: Work) -> None:
+        """Quantize."""
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        model = onnxfile.load(work.model)
+        staged = work.scratch / f"{work.out.stem}-quantized.onnx"
+        options = {"MatMulConstBOnly": True, "EnableSubgraph": False}
+        quantize_dynamic(
+            model,
+            staged,
+            op_types_to_quantize=list(work.parameters["operators"]),
+            per_channel=bool(work.parameters["perChannel"]),
+            reduce_range=bool(work.parameters["reduceRange"]),
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(work.parameters.get("exclude", ())),
+            use_external_data_format=model.ByteSize() > onnxfile.EXTERNAL_ABOVE,
+            extra_options=options,
+        )
+        result = onnxfile.load(staged)
+        del result.graph.value_info[:]
+        onnxfile.save(result, work.out)
+        staged.unlink()
