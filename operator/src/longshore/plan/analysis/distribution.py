@@ -50,7 +50,7 @@ class Distributions:
                 f"{len(self.canary)} bins on the canary, {len(self.stable)} on the stable revision: "
                 "both must use the same bins"
             )
-        if min(*self.canary, *self.stable, 0) < 0:
+        if min((0, *self.canary, *self.stable)) < 0:
             raise ValueError("a bin cannot hold fewer than 0 answers")
 
 

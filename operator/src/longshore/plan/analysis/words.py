@@ -19,15 +19,12 @@ _NONE = 0.001
 
 
 def percent(share: float) -> str:
-    """Write a share as percent with two significant digits: 1.7 %, 0.4 %, 0.04 %, 12 %."""
+    """Write a share as percent, to a tenth, and below that to one digit: 12 %, 1.7 %, 0.4 %, 0.04 %."""
     value = 100 * share
-    if value == 0:
-        return "0 %"
-    digits = max(0, 1 - math.floor(math.log10(value))) if value < 10 else 0
-    text = f"{value:.{min(digits, 6)}f}"
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return f"{text} %" if text != "0" else "under 0.000001 %"
+    if value < 1e-6:
+        return "0 %" if value <= 0 else "under 0.000001 %"
+    digits = max(1, -math.floor(math.log10(value)))
+    return f"{value:.{digits}f}".rstrip("0").rstrip(".") + " %"
 
 
 def certainty(log_evidence: float) -> str:
