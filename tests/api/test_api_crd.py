@@ -12,7 +12,11 @@ from tests.api.cases import RULES, TAKEN, spec
 from tests.kube import Kube, model, models_path
 
 CHECKED_IN = Path(__file__).parents[2] / "crds" / "longshore.dev_modeldeployments.yaml"
-FREE = (".spec.serving.podTemplate.affinity", ".spec.serving.podTemplate.topologySpreadConstraints[]")
+FREE = (
+    ".status.rollout",
+    ".spec.serving.podTemplate.affinity",
+    ".spec.serving.podTemplate.topologySpreadConstraints[]",
+)
 """What is passed on to the Pod as it is; the API server checks it there."""
 
 Node = dict[str, Any]

@@ -16,14 +16,18 @@ from typing import Any
 import kopf
 
 from longshore.cluster import Cluster, ClusterError, in_cluster
+from longshore.examine import Examiner
 from longshore.index import Index, Key
 from longshore.lease import Lease
+from longshore.listen import listen
 from longshore.metrics import Metrics
 from longshore.probes import serve_probes
 from longshore.queue import Queue
 from longshore.reconcile import Reconciler
 from longshore.resources.kinds import CHILDREN, HTTP_ROUTE, MODEL_DEPLOYMENT, POD, Kind
 from longshore.resources.names import MANAGED_BY, MANAGER
+from longshore.scrape import Scraper
+from longshore.senses import Senses
 from longshore.settings import Settings
 
 WATCHED: tuple[Kind, ...] = (MODEL_DEPLOYMENT, *CHILDREN, POD)
@@ -59,8 +63,11 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
     """
     index, metrics = Index(), Metrics()
     async with await Cluster.connect() as cluster:
-        reconciler = Reconciler(cluster, index, settings, metrics)
+        senses, scraper = Senses(), Scraper()
+        examiner = Examiner(senses)
+        reconciler = Reconciler(cluster, index, senses, settings, metrics, examiner.examine)
         queue: Queue[Key] = Queue(reconciler, process.workers, _log_failure)
+        examiner.wake = queue.add
         await _list_all(cluster, index, settings)
         probes = serve_probes(process.host, process.port, metrics, queue.stuck_for, lambda: queue.depth)
         async with probes as port:
@@ -88,7 +95,9 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, stop.set)
-                await _until(stop, watching, elect(), _resync(cluster, index, queue, settings))
+                listening = listen(index, senses, queue.add, scraper)
+                await _until(stop, watching, elect(), _resync(cluster, index, queue, settings), listening)
+            await scraper.close()
 
 
 async def _until(stop: asyncio.Event, watching: asyncio.Task[None], *parts: Awaitable[None]) -> None:

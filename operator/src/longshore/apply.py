@@ -39,7 +39,7 @@ async def apply_plan(
         if desired["kind"] == "Job" and live is not None:
             continue  # a Job's template cannot change; another wish is another Job
         if not stands(wanted, live):
-            index.put(await cluster.apply(kind_of(desired), wanted))
+            index.put(await _apply_one(cluster, observed, wanted, known=live is not None))
             writes += 1
     for deletion in plan.delete:
         kind = _KINDS[deletion.kind]
@@ -79,6 +79,55 @@ async def write_status(cluster: Cluster, index: Index, observed: Observed, plan:
             return writes
         writes += 1
     return writes
+
+
+async def remove_answered(cluster: Cluster, index: Index, observed: Observed, plan: Plan) -> int:
+    """Remove the one-shot annotations that were answered; gives the number of writes.
+
+    This comes after the status that remembers the answer: a crash between the two answers nothing twice.
+    """
+    there = [name for name in plan.answered if name in observed.annotations]
+    if not there:
+        return 0
+    owner = observed.owner
+    patch = {"metadata": {"uid": owner.uid, "annotations": dict.fromkeys(there)}}
+    index.put(await cluster.merge(MODEL_DEPLOYMENT, owner.namespace, owner.name, patch))
+    return 1
+
+
+async def _apply_one(
+    cluster: Cluster, observed: Observed, wanted: Mapping[str, Any], known: bool
+) -> dict[str, Any]:
+    """Apply one object; one that is not known yet must not be somebody else's.
+
+    Raises:
+        NameTakenError: an object of that name exists and does not belong to this ModelDeployment.
+    """
+    kind = kind_of(wanted)
+    if known:
+        return await cluster.apply(kind, wanted)
+    try:
+        return await cluster.apply(kind, wanted, force=False)
+    except ClusterError as error:
+        if error.status != 409:
+            raise
+        standing = await cluster.get(kind, observed.owner.namespace, wanted["metadata"]["name"])
+        if standing is None:
+            raise
+        owners = standing["metadata"].get("ownerReferences", ())
+        if not any(reference["uid"] == observed.owner.uid for reference in owners):
+            raise NameTakenError(kind.kind, wanted["metadata"]["name"]) from error
+        return await cluster.apply(kind, wanted)
+
+
+class NameTakenError(Exception):
+    """An object that Longshore needs exists already and is somebody else's."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(
+            f"{kind} {name} exists and does not belong to this ModelDeployment: "
+            "rename the ModelDeployment, or delete that object"
+        )
 
 
 async def _set_finalizers(

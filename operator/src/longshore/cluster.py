@@ -91,11 +91,16 @@ class Cluster:
         query = {"labelSelector": selector} if selector else {}
         return await self._request("GET", kind.path(namespace), query)
 
-    async def apply(self, kind: Kind, obj: Mapping[str, Any], subresource: str = "") -> dict[str, Any]:
-        """Apply an object on the server as Longshore's one field manager; gives it as it then stands."""
+    async def apply(
+        self, kind: Kind, obj: Mapping[str, Any], subresource: str = "", force: bool = True
+    ) -> dict[str, Any]:
+        """Apply an object on the server as Longshore's one field manager; gives it as it then stands.
+
+        Without `force`, an object whose fields somebody else wrote is a conflict (status 409).
+        """
         metadata = obj["metadata"]
         path = kind.path(metadata["namespace"], metadata["name"]) + (f"/{subresource}" if subresource else "")
-        query = {"fieldManager": MANAGER, "force": "true"}
+        query = {"fieldManager": MANAGER, "force": "true" if force else "false"}
         return await self._request("PATCH", path, query, obj, "application/apply-patch+yaml")
 
     async def merge(self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:

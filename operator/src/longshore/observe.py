@@ -13,7 +13,6 @@ from longshore.plan.state import (
     Observed,
     PodView,
     RouteClaim,
-    ServiceView,
     Terminated,
 )
 from longshore.resources.deployment import Provenance
@@ -23,21 +22,23 @@ from longshore.resources.names import (
     ATTEMPT,
     CHOSEN,
     COMPONENT,
-    FAILED,
     KEY,
     MODEL_URI,
-    PROMOTED_AT,
     RETRY,
     REVISION,
+    RUNTIME,
     TEMPLATE,
     Owner,
 )
+from longshore.senses import Senses
 from longshore.settings import Settings
 
 Object = Mapping[str, Any]
 
 
-def observe(index: Index, key: Key, settings: Settings, now: float) -> Observed | None:
+def observe(
+    index: Index, key: Key, settings: Settings, now: float, senses: Senses | None = None
+) -> Observed | None:
     """Give what a plan rests on; None when the ModelDeployment does not exist.
 
     Children of another ModelDeployment that had the same name are left out: their owner is gone, and the
@@ -52,7 +53,6 @@ def observe(index: Index, key: Key, settings: Settings, now: float) -> Observed 
     by_kind: dict[str, list[Object]] = {}
     for (kind, _), obj in sorted(children.items()):
         by_kind.setdefault(kind, []).append(obj)
-    service = children.get(("Service", key[1]))
     deleting = "deletionTimestamp" in metadata
     return Observed(
         now=now,
@@ -68,11 +68,13 @@ def observe(index: Index, key: Key, settings: Settings, now: float) -> Observed 
         deployments=tuple(map(deployment_view, by_kind.get("Deployment", ()))),
         jobs=tuple(map(job_view, by_kind.get("Job", ()))),
         pods=tuple(map(pod_view, by_kind.get("Pod", ()))),
-        service=service_view(service) if service else None,
         live={place: obj for place, obj in children.items() if place[0] != "Pod"},
         other_routes=_other_routes(index, key) if root.get("spec", {}).get("route") else (),
         shared_artifacts=_shared_artifacts(index, key) if deleting else frozenset(),
         has_gateway_api=index.gateway_api,
+        telemetry=senses.telemetry.get(key) if senses else None,
+        analysed=senses.analysed.get(key) if senses else None,
+        preflight=senses.preflight.get(key) if senses else None,
     )
 
 
@@ -110,8 +112,7 @@ def deployment_view(obj: Object) -> DeploymentView:
             model=notes.get(MODEL_URI, ""),
             artifact=notes.get(ARTIFACT),
             chosen=notes.get(CHOSEN),
-            failed=notes.get(FAILED),
-            retry=notes.get(RETRY),
+            runtime=notes.get(RUNTIME),
         ),
         conditions=tuple(
             (c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
@@ -191,16 +192,6 @@ def _terminated(containers: Iterable[Object]) -> Iterable[Terminated]:
             yield Terminated(
                 container["name"], end.get("exitCode", 0), end.get("reason", ""), end.get("message", "")
             )
-
-
-def service_view(obj: Object) -> ServiceView:
-    """Read the Service that clients use."""
-    metadata = obj["metadata"]
-    return ServiceView(
-        revision=obj.get("spec", {}).get("selector", {}).get(REVISION),
-        promoted_at=timestamp(metadata.get("annotations", {}).get(PROMOTED_AT)),
-        uid=metadata["uid"],
-    )
 
 
 def _other_routes(index: Index, key: Key) -> tuple[RouteClaim, ...]:

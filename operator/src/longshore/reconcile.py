@@ -4,16 +4,18 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from longshore.apply import apply_plan, write_status
+from longshore.apply import NameTakenError, apply_plan, remove_answered, write_status
 from longshore.cluster import Cluster, ClusterError
 from longshore.index import Index, Key
 from longshore.metrics import Metrics
 from longshore.observe import observe
-from longshore.plan.outcome import Plan
+from longshore.plan.outcome import Plan, Problem
 from longshore.plan.pipeline import make_plan
 from longshore.plan.state import Observed
 from longshore.resources.kinds import CHILDREN, MODEL_DEPLOYMENT
+from longshore.senses import Senses
 from longshore.settings import Settings
 from longshore.store import ArtifactStore
 
@@ -28,14 +30,18 @@ class Reconciler:
         self,
         cluster: Cluster,
         index: Index,
+        senses: Senses,
         settings: Settings,
         metrics: Metrics,
+        examine: Callable[[Observed, str], None] = lambda observed, revision: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
         self._index = index
+        self._senses = senses
         self._settings = settings
         self._metrics = metrics
+        self._examine = examine
         self._clock = clock
         self._store = ArtifactStore(settings.store_plain_http)
 
@@ -46,41 +52,59 @@ class Reconciler:
             ClusterError: the API server refused or did not answer; nothing is lost by trying again.
         """
         with self._measured():
-            observed = observe(self._index, key, self._settings, self._clock())
+            observed = self._observe(key)
             if observed is None:
+                self._senses.forget(key)
                 return None
             plan = make_plan(observed)
             if plan.rests_on:
                 # What cannot be taken back rests on what is read live, not on what was heard.
                 await self._read_live(key, plan)
-                observed = observe(self._index, key, self._settings, self._clock())
+                observed = self._observe(key)
                 if observed is None:
                     return None
                 plan = make_plan(observed)
-            return await self._carry_out(observed, plan)
+            return await self._carry_out(key, observed, plan)
 
-    async def _carry_out(self, observed: Observed, plan: Plan) -> float | None:
-        log = logging.LoggerAdapter(_LOGGER, {"key": f"{observed.owner.namespace}/{observed.owner.name}"})
+    def _observe(self, key: Key) -> Observed | None:
+        return observe(self._index, key, self._settings, self._clock(), self._senses)
+
+    async def _carry_out(self, key: Key, observed: Observed, plan: Plan) -> float | None:
+        log = logging.LoggerAdapter(_LOGGER, {"key": f"{key[0]}/{key[1]}"})
         try:
             writes = await apply_plan(self._cluster, self._store, self._index, observed, plan)
         except ClusterError as error:
             if error.status == 409 or (error.status == 404 and observed.deleting):
                 log.info("came second to another writer: %s", error)
-                return 0.1
+                return SECOND_LOOK
             raise
+        except NameTakenError as error:
+            log.warning("%s", error)
+            writes, plan = 0, _stalled(plan, Problem("NameTaken", str(error), again=NAME_TAKEN_LOOK))
         self._metrics.writes.inc(writes)
-        first_look = writes > 0 and not observed.status
-        if first_look:
+        if writes > 0 and not observed.status:
             # The children's own controllers answer within a moment: one status write instead of two.
-            return min(FIRST_STATUS_DELAY, plan.requeue_after or FIRST_STATUS_DELAY)
+            return min(SECOND_LOOK, plan.requeue_after or SECOND_LOOK)
         told = await write_status(self._cluster, self._index, observed, plan)
+        told += await remove_answered(self._cluster, self._index, observed, plan)
         self._metrics.writes.inc(told)
-        writes += told
-        if writes:
-            log.info(
-                "reconciled with %d writes", writes, extra={"phase": plan.facts.phase if plan.facts else ""}
-            )
+        self._remember(key, observed, plan)
+        if writes or told:
+            phase = plan.facts.phase if plan.facts else "Deleting"
+            log.info("reconciled with %d writes", writes + told, extra={"phase": phase})
         return plan.requeue_after
+
+    def _remember(self, key: Key, observed: Observed, plan: Plan) -> None:
+        """Keep what the next plan needs, and start what this one asks for."""
+        if plan.analysed is not None:
+            self._senses.analysed[key] = plan.analysed
+        else:
+            self._senses.analysed.pop(key, None)
+        (self._senses.listening.add if plan.listen else self._senses.listening.discard)(key)
+        if plan.preflight is not None:
+            self._examine(observed, plan.preflight)
+        else:
+            self._senses.preflight.pop(key, None)
 
     async def _read_live(self, key: Key, plan: Plan) -> None:
         namespace, name = key
@@ -111,5 +135,16 @@ class Reconciler:
         self._metrics.reconciles.labels("success").inc()
 
 
-FIRST_STATUS_DELAY = 0.25
-"""Seconds before the first status is written when children were just made."""
+SECOND_LOOK = 0.25
+"""Seconds until the next look after children were just made, or after somebody else wrote first."""
+
+NAME_TAKEN_LOOK = 30.0
+"""Seconds between looks at an object of somebody else's that is in the way: no watch tells of it."""
+
+
+def _stalled(plan: Plan, problem: Problem) -> Plan:
+    """Give the plan with a problem that only applying it could find."""
+    if plan.facts is None:
+        return plan
+    facts = replace(plan.facts, phase="Stalled", message=problem.message, stalled=problem, reconciling=None)
+    return replace(plan, facts=facts, requeue_after=problem.again)

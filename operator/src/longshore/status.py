@@ -43,6 +43,7 @@ def build_status(previous: Mapping[str, Any], facts: Facts, generation: int, now
         canary=facts.canary,
         revisions=facts.revisions,
         optimization=facts.optimization,
+        rollout=dict(facts.rollout) if facts.rollout is not None else None,
         url=facts.url,
         replicas=facts.replicas,
         selector=facts.selector,

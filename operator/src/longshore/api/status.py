@@ -1,6 +1,6 @@
 """`status`: what stands, what is under way, and why."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -104,6 +104,11 @@ class Status(Part):
         default=(), description="Revisions, the newest first."
     )
     optimization: Optimization | None = Field(default=None, description="What the optimizer measured.")
+    rollout: dict[str, Any] | None = Field(
+        default=None,
+        description="What the operator remembers of a rollout; not for other programs.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
     url: Reference | None = Field(default=None, description="Where to send requests.")
     replicas: int | None = Field(default=None, ge=0, description="Pods there are, for the scale subresource.")
     selector: Annotated[str, Field(max_length=512)] | None = Field(

@@ -151,7 +151,7 @@ def _failed(
     superseded: tuple[Deletion, ...],
 ) -> ArtifactStage:
     problem, retryable = _why(observed, job, pod, report)
-    if observed.annotations.get(RETRY) != job.retry:
+    if observed.annotations.get(RETRY) not in (None, job.retry):
         return _start(observed, spec, key, job.attempt + 1, superseded)
     if not retryable:
         return ArtifactStage(problem, delete=superseded)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from longshore.api.status import Optimization, Revision, Side
+from longshore.plan.state import Analysed
 
 T = TypeVar("T")
 
@@ -66,6 +67,7 @@ class Facts:
     url: str | None = None
     replicas: int = 0
     selector: str = ""
+    rollout: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,3 +92,11 @@ class Plan:
     finalizers: tuple[str, ...] | None = None
     release: tuple[str, ...] = ()
     """Artifacts that nothing uses any more."""
+    answered: tuple[str, ...] = ()
+    """One-shot annotations of the ModelDeployment that were answered."""
+    analysed: Analysed | None = None
+    """What the next plan shall find as `Observed.analysed`."""
+    listen: bool = False
+    """The pods' counters are needed."""
+    preflight: str | None = None
+    """Revision that recorded requests shall be sent to."""

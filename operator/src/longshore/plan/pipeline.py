@@ -6,7 +6,6 @@ from longshore.api import Spec, Status
 from longshore.api.parse import SpecError, parse_spec, unknown_fields
 from longshore.api.status import Optimization, Revision
 from longshore.plan import artifact as artifact_stage
-from longshore.plan import route as route_stage
 from longshore.plan import serve as serve_stage
 from longshore.plan.artifact import Artifact
 from longshore.plan.deletion import finalizers, plan_deletion
@@ -14,6 +13,7 @@ from longshore.plan.outcome import Done, Facts, Plan, Problem, Waiting
 from longshore.plan.revision import revision_of
 from longshore.plan.state import Observed
 from longshore.plan.supported import unsupported_fields
+from longshore.resources.names import RETRY
 from longshore.resources.service import url
 from longshore.resources.serviceaccount import service_account
 
@@ -33,16 +33,19 @@ def make_plan(observed: Observed) -> Plan:
     optimized = artifact_stage.decide(observed, spec, revision)
     artifact = optimized.outcome.value if isinstance(optimized.outcome, Done) else None
     serving = serve_stage.decide(observed, spec, revision, artifact)
-    routed = route_stage.decide(observed, spec)
-    facts = _facts(observed, spec, revision, optimized.outcome, serving, routed.outcome)
+    facts = _facts(observed, spec, revision, optimized.outcome, serving)
     return Plan(
-        apply=(*_needed_by_job(observed, optimized), *optimized.apply, *serving.apply, *routed.apply),
-        delete=(*optimized.delete, *serving.delete, *routed.delete),
+        apply=(*_needed_by_job(observed, optimized), *optimized.apply, *serving.apply),
+        delete=(*optimized.delete, *serving.delete),
         facts=facts,
         notices=serving.notices,
         requeue_after=_soonest(_again(optimized.outcome), serving.again, _again(serving.outcome)),
         rests_on=serving.rests_on,
         finalizers=finalizers(observed),
+        answered=(*_answered_retry(observed, artifact), *serving.answered),
+        analysed=serving.analysed,
+        listen=serving.listen,
+        preflight=serving.preflight,
     )
 
 
@@ -53,8 +56,15 @@ def _needed_by_job(
     return (service_account(observed.owner),) if optimized.apply else ()
 
 
+def _answered_retry(observed: Observed, artifact: Artifact | None) -> tuple[str, ...]:
+    """A retry of the Job is answered once a Job carries it."""
+    wish = observed.annotations.get(RETRY)
+    taken = artifact is None and wish is not None and any(job.retry == wish for job in observed.jobs)
+    return (RETRY,) if taken else ()
+
+
 def _keep_serving(observed: Observed, problem: Problem) -> Plan:
-    serving = serve_stage.decide(observed, None, None, None)
+    serving = serve_stage.keep(observed)
     previous = Status.model_validate(observed.status)
     return Plan(
         facts=Facts(
@@ -71,6 +81,7 @@ def _keep_serving(observed: Observed, problem: Problem) -> Plan:
             url=url(observed.owner) if serving.stable else None,
             replicas=_replicas(observed),
             selector=_selector(observed),
+            rollout=observed.status.get("rollout"),
         )
     )
 
@@ -81,9 +92,8 @@ def _facts(
     revision: str,
     optimized: Done[Artifact] | Waiting | Problem,
     serving: serve_stage.ServeStage,
-    routed: Done[str] | Waiting | Problem | None,
 ) -> Facts:
-    outcomes = (optimized, serving.outcome, routed)
+    outcomes = (optimized, serving.outcome, serving.routed)
     stalled = next((o for o in outcomes if isinstance(o, Problem)), None)
     waiting = next((o for o in outcomes if isinstance(o, Waiting)), None)
     ready = serving.stable is not None and serving.stable.ready_replicas > 0
@@ -105,7 +115,7 @@ def _facts(
         stalled=stalled,
         optimized=_stage(optimized),
         available=serving.outcome,
-        routed=routed,
+        routed=serving.routed,
         unsupported=(
             *unsupported_fields(spec),
             *(f"{f} (unknown to this version)" for f in unknown_fields(observed.spec)),
@@ -117,6 +127,7 @@ def _facts(
         url=url(observed.owner),
         replicas=_replicas(observed),
         selector=_selector(observed),
+        rollout=serving.rollout,
     )
 
 
@@ -166,7 +177,8 @@ def _revisions(
     for d in sorted(observed.deployments, key=lambda d: (d.created, d.revision), reverse=True):
         if d.deleting:
             continue
-        if d.provenance.failed:
+        failure = serving.state.failure_of(d.revision) if serving.state else None
+        if failure is not None:
             phase = "Failed"
         elif d.revision == stable:
             phase = "Stable"
@@ -183,7 +195,7 @@ def _revisions(
                 image=_image(d.template),
                 chosen=d.provenance.chosen,
                 phase=phase,
-                reason=d.provenance.failed or "",
+                reason=failure.why[:1024] if failure is not None else "",
                 created=serve_stage.rfc3339(d.created),
             )
         )

@@ -1,4 +1,8 @@
-"""The stage Available: which revisions have pods, which one gets the requests, and when it changes."""
+"""The stage Available: which revisions have pods, and which gets how many of the requests.
+
+The rollout decides (`longshore.plan.rollout`); this file feeds it with what is observed and turns what it
+wants into objects.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -6,25 +10,44 @@ from datetime import UTC, datetime
 from typing import Any
 
 from longshore.api import Spec
-from longshore.api.base import seconds
 from longshore.api.serving import RuntimeName
 from longshore.api.status import Side
+from longshore.plan.analyse import analyse, dump
+from longshore.plan.analysis.judge import Judgement
 from longshore.plan.artifact import Artifact
 from longshore.plan.diagnose import pod_problem, unschedulable_again
 from longshore.plan.outcome import Deletion, Done, Notice, Problem, Waiting
-from longshore.plan.state import DeploymentView, Observed
+from longshore.plan.rollout import (
+    Decision,
+    Phase,
+    RevisionView,
+    RolloutState,
+    Seen,
+    TrafficMode,
+    commands_of,
+    dump_state,
+    load_state,
+    policy_of,
+    step,
+)
+from longshore.plan.rollout.actions import SelectStable
+from longshore.plan.state import Analysed, DeploymentView, Observed
+from longshore.plan.traffic import (
+    Routed,
+    look_at_route,
+    look_at_traffic,
+    traffic_objects,
+    unwanted_objects,
+)
 from longshore.resources.deployment import Provenance, deployment, pod_template
 from longshore.resources.model_source import ModelSource, image_volume
-from longshore.resources.names import RETRY
 from longshore.resources.networkpolicy import serving_policy
 from longshore.resources.poddisruptionbudget import pod_disruption_budget
-from longshore.resources.service import service
 from longshore.resources.serviceaccount import service_account
-from longshore.runtimes.base import Runtime
 from longshore.runtimes.registry import runtime_of
 
-DRAIN = 5.0
-"""Seconds between a promotion and the end of the old pods: kube-proxy needs one to move new connections."""
+PERSIST = 5.0
+"""Seconds between writes of a rollout's clocks and evidence; a crash loses at most this much of them."""
 
 _MEMORY_FIELD = "serving.resources.limits.memory"
 
@@ -34,6 +57,7 @@ class ServeStage:
     """What shall stand, and what is known of who answers."""
 
     outcome: Done[str] | Waiting | Problem
+    routed: Done[str] | Waiting | Problem | None = None
     apply: tuple[Mapping[str, Any], ...] = ()
     delete: tuple[Deletion, ...] = ()
     notices: tuple[Notice, ...] = ()
@@ -41,6 +65,12 @@ class ServeStage:
     stable: Side | None = None
     canary: Side | None = None
     again: float | None = None
+    state: RolloutState | None = None
+    rollout: Mapping[str, Any] | None = None
+    answered: tuple[str, ...] = ()
+    analysed: Analysed | None = None
+    listen: bool = False
+    preflight: str | None = None
 
 
 def wanted_replicas(spec: Spec) -> int:
@@ -50,174 +80,141 @@ def wanted_replicas(spec: Spec) -> int:
     return max(spec.scaling.min, 1)
 
 
-def decide(
-    observed: Observed, spec: Spec | None, target: str | None, artifact: Artifact | None
-) -> ServeStage:
+def decide(observed: Observed, spec: Spec, target: str, artifact: Artifact | None) -> ServeStage:
     """Decide what serves.
 
     Args:
         observed: the cluster.
-        spec: what is wanted; None when the spec cannot be understood: what serves goes on as it is.
+        spec: what is wanted.
         target: the revision of the spec.
-        artifact: what the target loads; None while that is not known: only the stable revision is kept.
+        artifact: what the target loads; None while that is not known: what answers goes on.
     """
-    stable = _stable(observed)
-    if spec is None or target is None or artifact is None:
-        return _keep(observed, spec, stable)
-    standing = observed.deployment(target)
-    if stable is None or stable == target:
-        return _only(observed, spec, target, artifact, standing)
-    if standing is not None and standing.provenance.failed and not _retried(observed, standing):
-        return _given_up(observed, spec, stable, standing)
-    return _change_over(observed, spec, stable, target, artifact, standing)
-
-
-def _stable(observed: Observed) -> str | None:
-    """Give the revision that has the requests: the one the Service selects, if it ever answered."""
-    if observed.service is None or observed.service.revision is None:
-        return None
-    if observed.service.promoted_at is None or observed.deployment(observed.service.revision) is None:
-        return None
-    return observed.service.revision
-
-
-def _keep(observed: Observed, spec: Spec | None, stable: str | None) -> ServeStage:
-    """Keep what answers; scaling still counts, for it makes no new revision."""
-    standing = observed.deployment(stable) if stable else None
-    if standing is None or stable is None:
-        return ServeStage(Waiting("NothingServes", "nothing serves yet"))
-    apply = (
-        (_standing_deployment(observed, standing, wanted_replicas(spec), standing.provenance.failed),)
-        if spec is not None and standing.template is not None
-        else ()
+    state = _state(observed)
+    routed = look_at_route(observed, spec)
+    traffic = look_at_traffic(observed, routed)
+    judged, judgement = _judgement(observed, spec, state)
+    seen = Seen(
+        now=observed.now,
+        desired=target if artifact is not None else None,
+        load_replicas=wanted_replicas(spec),
+        revisions={d.revision: _view(observed, d) for d in observed.deployments if not d.deleting},
+        traffic=traffic,
+        known=frozenset(d.revision for d in observed.deployments if d.template is not None),
+        commands=tuple(c for c in commands_of(observed.annotations) if artifact or c.order != "retry"),
+        preflight=observed.preflight,
+        judgement=judgement,
+        judged=judged.revision if judged else None,
     )
+    decision = step(policy_of(spec.rollout), state, seen)
+    apply, delete = _objects(observed, spec, target, artifact, decision, routed, seen)
+    moves = [a for a in decision.actions if isinstance(a, SelectStable) and traffic.stable is not None]
+    remembered = judged if judged is not None and judged.revision == decision.targets.analyse else None
     return ServeStage(
-        _availability(observed, standing),
+        outcome=_outcome(observed, decision),
+        routed=_route_outcome(routed),
         apply=apply,
-        stable=_side(observed, standing, 100, standing.replicas if spec is None else wanted_replicas(spec)),
-    )
-
-
-def _only(
-    observed: Observed, spec: Spec, target: str, artifact: Artifact, standing: DeploymentView | None
-) -> ServeStage:
-    """The target has all requests already, or is the first revision."""
-    replicas = wanted_replicas(spec)
-    ready = standing is not None and standing.ready > 0
-    promoted_at = observed.service.promoted_at if observed.service else None
-    selected = observed.service.revision if observed.service else None
-    notices: tuple[Notice, ...] = ()
-    if ready and (promoted_at is None or selected != target):
-        promoted_at = observed.now
-    elif selected != target:
-        promoted_at = None
-    again, retire, delete = _retire(observed, spec, {target}, promoted_at)
-    objects = (
-        *_common(observed, spec, artifact.source),
-        _deployment(observed, spec, target, artifact, replicas),
-        service(observed.owner, target, rfc3339(promoted_at)),
-        *retire,
-    )
-    side = (
-        _side(observed, standing, 100, replicas)
-        if standing
-        else Side(revision=target, weight=100, replicas=replicas)
-    )
-    outcome: Done[str] | Waiting | Problem
-    outcome = (
-        _availability(observed, standing) if standing else Waiting("Starting", "the pods are being made")
-    )
-    return ServeStage(
-        outcome,
-        apply=objects,
         delete=delete,
-        notices=notices,
-        stable=side,
-        again=_soonest(again, unschedulable_again(observed.pods_of(target), observed.now)),
+        notices=_notices(decision),
+        rests_on=_rests_on(observed, moves),
+        stable=_stable_side(observed, decision, seen, target),
+        canary=_canary_side(observed, spec, decision, seen, judgement),
+        again=_again(observed, decision),
+        state=decision.state,
+        rollout=_persisted(observed, state, decision, remembered),
+        answered=tuple(a.command.annotation for a in decision.answers),
+        analysed=remembered,
+        listen=decision.targets.analyse is not None,
+        preflight=decision.targets.preflight,
     )
 
 
-def _change_over(
+def keep(observed: Observed) -> ServeStage:
+    """Say who answers while the spec cannot be understood: nothing changes."""
+    state = _state(observed) or RolloutState()
+    standing = observed.deployment(state.stable) if state.stable else None
+    if standing is None:
+        return ServeStage(Waiting("NothingServes", "nothing serves yet"))
+    side = Side(
+        revision=standing.revision, weight=100, replicas=standing.replicas, ready_replicas=standing.ready
+    )
+    return ServeStage(_availability(observed, standing.revision), stable=side)
+
+
+def _state(observed: Observed) -> RolloutState | None:
+    raw = observed.status.get("rollout", {}).get("state")
+    return load_state(raw) if raw is not None else None
+
+
+def _judgement(
+    observed: Observed, spec: Spec, state: RolloutState | None
+) -> tuple[Analysed | None, Judgement | None]:
+    """Judge the revision that is tried, against the one that answers."""
+    if state is None:
+        return None, None
+    if state.phase in (Phase.STEPPING, Phase.PROMOTING) and state.canary and state.stable:
+        return analyse(observed, spec, state.canary, state.stable)
+    if state.phase is Phase.BAKING and state.stable and state.previous:
+        return analyse(observed, spec, state.stable, state.previous)
+    return None, None
+
+
+def _view(observed: Observed, standing: DeploymentView) -> RevisionView:
+    pods = [pod for pod in observed.pods_of(standing.revision) if not pod.deleting]
+    problem = _pods_problem(observed, standing.revision)
+    return RevisionView(
+        revision=standing.revision,
+        wanted=standing.replicas,
+        ready=sum(pod.ready for pod in pods) if pods else standing.ready,
+        restarts=sum(pod.restarts for pod in pods),
+        problem=problem.message if problem else "",
+    )
+
+
+def _objects(
     observed: Observed,
     spec: Spec,
-    stable: str,
     target: str,
-    artifact: Artifact,
-    standing: DeploymentView | None,
-) -> ServeStage:
-    """The target starts beside the stable revision, and gets the requests once all its pods answer."""
-    replicas = wanted_replicas(spec)
-    old = observed.deployment(stable)
-    assert old is not None  # _stable() found it
-    keep_old = _standing_deployment(observed, old, max(replicas, min(old.replicas, 1)), None)
-    problem = _pods_problem(observed, target)
-    deadline = seconds(spec.rollout.progress_deadline)
-    if standing is not None and standing.settled and standing.ready >= max(replicas, 1):
-        return ServeStage(
-            Waiting("Promoting", f"revision {target} answers and gets the requests", 0.0),
-            apply=(
-                *_common(observed, spec, artifact.source),
-                keep_old,
-                _deployment(observed, spec, target, artifact, replicas),
-                service(observed.owner, target, rfc3339(observed.now)),
-            ),
-            notices=(Notice("Normal", "Promoted", f"revision {target} took over from {stable}"),),
-            rests_on=(("Deployment", standing.name), ("Service", observed.owner.name)),
-            stable=_side(observed, standing, 100, replicas),
-            again=DRAIN,
+    artifact: Artifact | None,
+    decision: Decision,
+    routed: Routed,
+    seen: Seen,
+) -> tuple[tuple[Mapping[str, Any], ...], tuple[Deletion, ...]]:
+    """Build what shall stand, capacity first, then traffic, then what takes capacity away."""
+    wanted = dict(decision.targets.replicas)
+    more: list[Mapping[str, Any]] = []
+    fewer: list[Mapping[str, Any]] = []
+    for standing in observed.deployments:
+        if standing.deleting or standing.template is None:
+            continue
+        replicas = wanted.pop(standing.revision, 0)
+        obj = _standing_deployment(observed, standing, replicas)
+        (more if replicas >= standing.replicas else fewer).append(obj)
+    if artifact is not None and wanted.get(target):
+        more.append(_new_deployment(observed, spec, target, artifact, wanted[target]))
+    first = decision.state.canary or decision.state.stable
+    traffic: tuple[Mapping[str, Any], ...] = ()
+    if first is not None:
+        traffic = traffic_objects(observed, spec, routed, seen.traffic, decision.targets, first)
+    common: tuple[Mapping[str, Any], ...] = ()
+    if more or fewer:
+        common = _common(observed, spec, artifact)
+    forgotten = _forgotten(observed, spec, decision)
+    gone = {deletion.name for deletion in forgotten}
+    fewer = [obj for obj in fewer if obj["metadata"]["name"] not in gone]
+    return (*common, *more, *traffic, *fewer), (*forgotten, *unwanted_objects(observed, routed))
+
+
+def _common(observed: Observed, spec: Spec, artifact: Artifact | None) -> tuple[Mapping[str, Any], ...]:
+    sources = [d.provenance for d in observed.deployments]
+    fetches = any(
+        image_volume(
+            ModelSource(spec.model.model_copy(update={"uri": p.model}), p.artifact), observed.settings
         )
-    started = standing.created if standing is not None else observed.now
-    left = min(started + deadline - observed.now, deadline)
-    if standing is not None and left <= 0:
-        why = (
-            problem.message if problem else f"its pods were not ready within {spec.rollout.progress_deadline}"
-        )
-        return ServeStage(
-            Problem("RevisionFailed", _failed_message(target, stable, why)),
-            apply=(keep_old, _deployment(observed, spec, target, artifact, 0, failed=why[:1024])),
-            notices=(Notice("Warning", "RevisionFailed", _failed_message(target, stable, why)),),
-            stable=_side(observed, old, 100, replicas),
-        )
-    outcome: Waiting | Problem = problem or Waiting(
-        "Starting", f"revision {target} is starting; {stable} answers meanwhile"
+        is None
+        for p in sources
     )
-    again, retire, delete = _retire(observed, spec, {target, stable}, None)
-    return ServeStage(
-        outcome,
-        apply=(
-            *_common(observed, spec, artifact.source),
-            keep_old,
-            _deployment(observed, spec, target, artifact, max(replicas, 1)),
-            *retire,
-        ),
-        delete=delete,
-        stable=_side(observed, old, 100, replicas),
-        canary=_side(observed, standing, 0, replicas)
-        if standing
-        else Side(revision=target, weight=0, replicas=replicas),
-        again=_soonest(left, again, unschedulable_again(observed.pods_of(target), observed.now)),
-    )
-
-
-def _given_up(observed: Observed, spec: Spec, stable: str, standing: DeploymentView) -> ServeStage:
-    """The target failed before; it stays at zero pods until the spec changes or a retry is asked for."""
-    old = observed.deployment(stable)
-    assert old is not None  # _stable() found it
-    replicas = wanted_replicas(spec)
-    return ServeStage(
-        Problem(
-            "RevisionFailed", _failed_message(standing.revision, stable, standing.provenance.failed or "")
-        ),
-        apply=(
-            _standing_deployment(observed, old, replicas, None),
-            _standing_deployment(observed, standing, 0, standing.provenance.failed),
-        ),
-        stable=_side(observed, old, 100, replicas),
-    )
-
-
-def _common(observed: Observed, spec: Spec, source: ModelSource) -> tuple[Mapping[str, Any], ...]:
-    fetches = image_volume(source, observed.settings) is None
+    if artifact is not None:
+        fetches = fetches or image_volume(artifact.source, observed.settings) is None
     return (
         service_account(observed.owner),
         serving_policy(observed.owner, fetches),
@@ -225,80 +222,89 @@ def _common(observed: Observed, spec: Spec, source: ModelSource) -> tuple[Mappin
     )
 
 
-def _runtime(spec: Spec) -> Runtime:
+def _new_deployment(
+    observed: Observed, spec: Spec, revision: str, artifact: Artifact, replicas: int
+) -> Mapping[str, Any]:
     runtime = runtime_of(spec.serving.runtime) or runtime_of(RuntimeName.ONNX_RUNTIME)
     assert runtime is not None  # the default runtime is always there
-    return runtime
-
-
-def _deployment(
-    observed: Observed,
-    spec: Spec,
-    revision: str,
-    artifact: Artifact,
-    replicas: int,
-    failed: str | None = None,
-) -> Mapping[str, Any]:
-    standing = observed.deployment(revision)
-    if standing is not None and standing.template is not None:
-        return _standing_deployment(observed, standing, replicas, failed)
     template = pod_template(
-        observed.owner, revision, artifact.source, spec.serving, _runtime(spec), observed.settings
+        observed.owner, revision, artifact.source, spec.serving, runtime, observed.settings
     )
     provenance = Provenance(
         model=spec.model.uri,
         artifact=artifact.source.artifact,
         chosen=artifact.chosen,
-        failed=failed,
-        retry=observed.annotations.get(RETRY),
+        runtime=runtime.name,
     )
     return deployment(observed.owner, revision, template, replicas, provenance)
 
 
-def _standing_deployment(
-    observed: Observed, standing: DeploymentView, replicas: int, failed: str | None
-) -> Mapping[str, Any]:
+def _standing_deployment(observed: Observed, standing: DeploymentView, replicas: int) -> Mapping[str, Any]:
     """Give a Deployment as it was first built, with another number of pods."""
     assert standing.template is not None  # callers checked
-    was_retried = standing.provenance.failed and not failed
-    provenance = replace(
-        standing.provenance,
-        failed=failed,
-        retry=observed.annotations.get(RETRY) if was_retried else standing.provenance.retry,
-    )
-    return deployment(observed.owner, standing.revision, standing.template, replicas, provenance)
+    return deployment(observed.owner, standing.revision, standing.template, replicas, standing.provenance)
 
 
-def _retire(
-    observed: Observed, spec: Spec, living: set[str], promoted_at: float | None
-) -> tuple[float | None, tuple[Mapping[str, Any], ...], tuple[Deletion, ...]]:
-    """Scale what is neither stable nor new to zero once connections had time to leave; forget the oldest."""
+def _forgotten(observed: Observed, spec: Spec, decision: Decision) -> tuple[Deletion, ...]:
+    """Give the Deployments beyond the history, the oldest, once their pods are gone."""
+    state = decision.state
+    living = {state.stable, state.canary, state.previous, *decision.targets.replicas}
     old = sorted(
         (d for d in observed.deployments if d.revision not in living and not d.deleting),
         key=lambda d: (d.created, d.revision),
         reverse=True,
     )
-    wait = 0.0
-    if promoted_at is not None:
-        wait = min(promoted_at + DRAIN - observed.now, DRAIN)
-    kept, forgotten = old[: spec.rollout.revision_history], old[spec.rollout.revision_history :]
-    apply = tuple(
-        _standing_deployment(observed, d, 0 if wait <= 0 else d.replicas, d.provenance.failed)
-        for d in kept
-        if d.template is not None
+    return tuple(
+        Deletion("Deployment", d.name, d.uid)
+        for d in old[spec.rollout.revision_history :]
+        if d.replicas == 0 and d.current == 0
     )
-    delete = tuple(Deletion("Deployment", d.name, d.uid) for d in forgotten if wait <= 0 or d.replicas == 0)
-    return (wait if wait > 0 and any(d.replicas for d in old) else None), apply, delete
 
 
-def _availability(observed: Observed, standing: DeploymentView) -> Done[str] | Waiting | Problem:
-    if standing.ready > 0:
-        return Done(f"{standing.ready} of {standing.replicas} pods answer")
+def _notices(decision: Decision) -> tuple[Notice, ...]:
+    """Give the events of a rollout; the start of the first revision is none."""
+    return tuple(
+        Notice("Warning" if told.warning else "Normal", told.reason, told.message)
+        for told in decision.events
+        if decision.state.stable is not None or told.warning
+    )
+
+
+def _rests_on(observed: Observed, moves: list[SelectStable]) -> tuple[tuple[str, str], ...]:
+    """A promotion rests on the Deployment and the Service as they are, not as they were heard of."""
+    places = [("Service", observed.owner.name)] if moves else []
+    for move in moves:
+        standing = observed.deployment(move.revision)
+        if standing is not None:
+            places.append(("Deployment", standing.name))
+    return tuple(places)
+
+
+def _outcome(observed: Observed, decision: Decision) -> Done[str] | Waiting | Problem:
+    state, waiting = decision.state, decision.waiting
+    tried = state.canary if state.phase.tries else None
+    problem = _pods_problem(observed, tried) if tried else None
+    if problem is not None:
+        return problem
+    if waiting is not None and waiting.stuck:
+        return Problem(waiting.reason, waiting.message)
+    if waiting is not None:
+        return Waiting(waiting.reason, waiting.message)
+    if state.stable is None:
+        return Waiting("NothingServes", "nothing serves yet")
+    return _availability(observed, state.stable)
+
+
+def _availability(observed: Observed, revision: str) -> Done[str] | Waiting | Problem:
+    standing = observed.deployment(revision)
+    ready = sum(pod.ready for pod in observed.pods_of(revision))
+    if standing is None:
+        return Waiting("Starting", f"revision {revision} is starting")
+    if ready:
+        return Done(f"{ready} of {standing.replicas} pods answer")
     if standing.replicas == 0:
         return Waiting("ScaledToZero", "no pod is wanted")
-    return _pods_problem(observed, standing.revision) or Waiting(
-        "Starting", f"revision {standing.revision} is starting"
-    )
+    return _pods_problem(observed, revision) or Waiting("Starting", f"revision {revision} is starting")
 
 
 def _pods_problem(observed: Observed, revision: str) -> Problem | None:
@@ -314,25 +320,81 @@ def _pods_problem(observed: Observed, revision: str) -> Problem | None:
     return None
 
 
-def _side(observed: Observed, standing: DeploymentView, weight: int, replicas: int) -> Side:
-    return Side(revision=standing.revision, weight=weight, replicas=replicas, ready_replicas=standing.ready)
+def _route_outcome(routed: Routed) -> Done[str] | Waiting | Problem | None:
+    if routed.problem is not None:
+        return routed.problem
+    if not routed.wanted:
+        return None
+    return Done(routed.message) if routed.accepted else Waiting("RouteNotAccepted", routed.message)
 
 
-def _retried(observed: Observed, standing: DeploymentView) -> bool:
-    return observed.annotations.get(RETRY) != standing.provenance.retry
-
-
-def _failed_message(target: str, stable: str, why: str) -> str:
-    return (
-        f"revision {target} was given up: {why}; {stable} goes on answering; "
-        "change the spec, or set the annotation longshore.dev/retry to try once more"
+def _stable_side(observed: Observed, decision: Decision, seen: Seen, target: str) -> Side | None:
+    state = decision.state
+    revision = state.stable or state.canary
+    if revision is None:
+        return None
+    weight = 100 if state.stable is None else 100 - decision.effective_weight
+    return Side(
+        revision=revision,
+        weight=weight,
+        replicas=decision.targets.replicas.get(revision, seen.pods(revision).wanted),
+        ready_replicas=seen.pods(revision).ready,
     )
+
+
+def _canary_side(
+    observed: Observed, spec: Spec, decision: Decision, seen: Seen, judgement: Judgement | None
+) -> Side | None:
+    state = decision.state
+    if state.canary is None or state.stable is None:
+        return None
+    stages = len(policy_of(spec.rollout).stages)
+    evidence = judgement.text if judgement is not None else None
+    asked = seen.traffic.weight
+    if seen.traffic.mode is TrafficMode.SERVICE and asked not in (0, decision.effective_weight):
+        told = f"asked {asked} %, {decision.effective_weight} % by the number of pods"
+        evidence = f"{told}; {evidence}" if evidence else told
+    return Side(
+        revision=state.canary,
+        weight=decision.effective_weight,
+        replicas=decision.targets.replicas.get(state.canary, 0),
+        ready_replicas=seen.pods(state.canary).ready,
+        step=min(state.step + 1, stages) if stages else None,
+        steps=stages or None,
+        evidence=evidence[:1024] if evidence else None,
+    )
+
+
+def _again(observed: Observed, decision: Decision) -> float | None:
+    state = decision.state
+    # The first revision has no deadline: it is looked at when something changes.
+    next_in = decision.next_in if state.stable is not None or state.phase is not Phase.STARTING else None
+    pods = tuple(pod for pod in observed.pods if pod.job is None)
+    moments = (next_in, unschedulable_again(pods, observed.now))
+    return min((m for m in moments if m is not None), default=None)
+
+
+def _persisted(
+    observed: Observed, before: RolloutState | None, decision: Decision, analysed: Analysed | None
+) -> Mapping[str, Any] | None:
+    """Give what status shall remember; the old text while only clocks moved, so that rest writes nothing."""
+    after = decision.state
+    stored: Mapping[str, Any] | None = observed.status.get("rollout")
+    rests = after.stable is None or after.phase in (Phase.IDLE, Phase.ABORTED)
+    if stored is not None and before is not None and _without_clocks(before) == _without_clocks(after):
+        recent = before.clock is not None and 0 <= observed.now - before.clock < PERSIST
+        if rests or recent:
+            return stored
+    fresh: dict[str, Any] = {"state": dump_state(after)}
+    if analysed is not None:
+        fresh["analysis"] = dump(analysed)
+    return fresh
+
+
+def _without_clocks(state: RolloutState) -> RolloutState:
+    return replace(state, clock=None, held=0.0, waited=0.0)
 
 
 def rfc3339(moment: float | None) -> str | None:
     """Give a moment (seconds since the epoch) as RFC 3339 in UTC."""
     return None if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _soonest(*moments: float | None) -> float | None:
-    return min((m for m in moments if m is not None), default=None)

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from longshore.plan.analysis.counters import PodSample
+from longshore.plan.analysis.judge import AnalysisState
+from longshore.plan.rollout.model import PreflightView
+from longshore.plan.telemetry import Telemetry
 from longshore.resources.deployment import Provenance
 from longshore.resources.names import Owner
 from longshore.settings import Settings
@@ -85,12 +89,13 @@ class DeploymentView:
 
 
 @dataclass(frozen=True)
-class ServiceView:
-    """What matters of the Service that clients use."""
+class Analysed:
+    """What is remembered between looks at a canary; `baselines` is by revision and lives in the process."""
 
-    revision: str | None
-    promoted_at: float | None
-    uid: str
+    revision: str
+    state: AnalysisState = field(default_factory=AnalysisState)
+    looked_at: float = 0.0
+    baselines: Mapping[str, Mapping[str, PodSample]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,13 +125,17 @@ class Observed:
     deployments: tuple[DeploymentView, ...] = ()
     jobs: tuple[JobView, ...] = ()
     pods: tuple[PodView, ...] = ()
-    service: ServiceView | None = None
     live: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     """Every owned object as it is known to stand, by kind and name."""
     other_routes: tuple[RouteClaim, ...] = ()
     shared_artifacts: frozenset[str] = frozenset()
     """Artifacts that other ModelDeployments use too."""
     has_gateway_api: bool = False
+    telemetry: Telemetry | None = None
+    """The latest round of what the pods told; None where nobody asked."""
+    analysed: Analysed | None = None
+    """What the last plan remembered; None after a start."""
+    preflight: PreflightView | None = None
 
     def deployment(self, revision: str) -> DeploymentView | None:
         """Find the Deployment of a revision."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from longshore.api import Spec
+from longshore.api.rollout import Strategy
 from longshore.api.scaling import Engine
 from longshore.api.serving import RuntimeName
 from longshore.runtimes.registry import runtime_of
@@ -39,17 +40,20 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
     ("scaling.schedules", lambda s: bool(s.scaling.schedules), "schedules are not followed"),
     ("scaling.forecast", lambda s: s.scaling.forecast is not None, "load is not forecast"),
     ("scaling.budget", lambda s: s.scaling.budget is not None, "no budget is kept"),
-    ("rollout.steps", lambda s: bool(s.rollout.steps), "the new revision gets all requests once it is ready"),
     (
         "rollout.strategy",
-        lambda s: "strategy" in s.rollout.model_fields_set,
-        "a new revision gets all requests once it is ready",
+        lambda s: s.rollout.strategy in (Strategy.SHADOW, Strategy.BLUE_GREEN),
+        "requests are not mirrored and no preview route is made; the new revision is promoted once it answers",
     ),
-    ("rollout.analysis", lambda s: "analysis" in s.rollout.model_fields_set, "requests are not compared"),
     (
-        "rollout.preflight",
-        lambda s: "preflight" in s.rollout.model_fields_set,
-        "no recorded request is asked",
+        "rollout.analysis.signals",
+        lambda s: bool(s.rollout.analysis.signals),
+        "only errors and latency are compared",
+    ),
+    (
+        "rollout.analysis.syntheticLoad",
+        lambda s: s.rollout.analysis.synthetic_load is not None,
+        "no request is sent when traffic is thin; the rollout holds",
     ),
     ("rollout.affinity", lambda s: s.rollout.affinity is not None, "users may change between revisions"),
     (

@@ -16,9 +16,8 @@ from longshore.resources.model_source import (
 from longshore.resources.names import (
     ARTIFACT,
     CHOSEN,
-    FAILED,
     MODEL_URI,
-    RETRY,
+    RUNTIME,
     SERVER,
     TEMPLATE,
     Owner,
@@ -84,8 +83,7 @@ class Provenance:
     model: str
     artifact: str | None = None
     chosen: str | None = None
-    failed: str | None = None
-    retry: str | None = None
+    runtime: str | None = None
 
     def annotations(self) -> dict[str, str]:
         """Give the annotations that hold it."""
@@ -93,8 +91,7 @@ class Provenance:
             MODEL_URI: self.model,
             ARTIFACT: self.artifact,
             CHOSEN: self.chosen,
-            FAILED: self.failed,
-            RETRY: self.retry,
+            RUNTIME: self.runtime,
         }
         return {key: value for key, value in values.items() if value}
 

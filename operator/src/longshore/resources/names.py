@@ -20,17 +20,21 @@ TEMPLATE = f"{GROUP}/template"
 ARTIFACT = f"{GROUP}/artifact"
 MODEL_URI = f"{GROUP}/model"
 CHOSEN = f"{GROUP}/chosen"
-FAILED = f"{GROUP}/failed"
-"""Annotation of a Deployment: why its revision was given up."""
-PROMOTED_AT = f"{GROUP}/promoted-at"
-"""Annotation of the Service: when its selector last moved, RFC 3339."""
+RUNTIME = f"{GROUP}/runtime"
+STABLE = f"{GROUP}/stable"
+"""Annotation of the Service: the revision that was promoted; absent until one was."""
+CANARY = f"{GROUP}/canary"
+WEIGHT = f"{GROUP}/weight"
+"""Annotations of the Service where no gateway divides requests: the canary, and the percent asked for it."""
+WEIGHTED_AT = f"{GROUP}/weighted-at"
+"""Annotation of an HTTPRoute: when its weights last changed, RFC 3339."""
 ATTEMPT = f"{GROUP}/attempt"
 """Annotation of a Job: which attempt it is, counted from 1."""
 KEY = f"{GROUP}/artifact-key"
 """Label of a Job: hash of what decides its artifact."""
 RETRY = f"{GROUP}/retry"
-"""Annotation: a person sets it on the ModelDeployment, to any other value than before, to try once more what
-failed; a Job and a Deployment carry the value that they were made under."""
+"""Annotation: a person sets it on the ModelDeployment to try once more what failed; a Job carries the value
+that it was made under, so that it is done once."""
 FINALIZER = f"{GROUP}/artifacts"
 
 SERVER = "server"
@@ -89,6 +93,11 @@ class Owner:
 def deployment_name(owner: Owner, revision: str) -> str:
     """Name the Deployment of a revision."""
     return f"{owner.name}-{revision}"
+
+
+def side_service(owner: Owner, side: str) -> str:
+    """Name the Service of a side, `stable` or `canary`, that routes weigh."""
+    return f"{owner.name}-{side}"
 
 
 def job_name(owner: Owner, key: str, attempt: int) -> str:

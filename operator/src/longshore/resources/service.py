@@ -1,15 +1,25 @@
 """The Services of a model: one for clients inside the cluster, and one a side where a route weighs them."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from longshore.resources.names import GRPC_PORT, HTTP_PORT, PROMOTED_AT, SERVICE_PORT, Owner
+from longshore.resources.names import GRPC_PORT, HTTP_PORT, SERVICE_PORT, Owner
 
 
-def service(owner: Owner, revision: str, promoted_at: str | None, name: str | None = None) -> dict[str, Any]:
-    """Build a Service that selects one revision; promotion moves the selector and restarts nothing."""
+def service(
+    owner: Owner, revision: str | None, name: str | None = None, notes: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Build a Service; promotion moves its selector and restarts nothing.
+
+    Args:
+        owner: the ModelDeployment.
+        revision: the revision it selects; None: the pods of all revisions, so that their numbers weigh.
+        name: its name; absent: that of the ModelDeployment.
+        notes: annotations.
+    """
     metadata = owner.metadata(name or owner.name)
-    if promoted_at:
-        metadata["annotations"] = {PROMOTED_AT: promoted_at}
+    if notes:
+        metadata["annotations"] = dict(notes)
     return {
         "apiVersion": "v1",
         "kind": "Service",

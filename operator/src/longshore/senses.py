@@ -1,0 +1,25 @@
+"""What the operator learns beside the watches: pods' counters and answers. A restart learns anew."""
+
+from dataclasses import dataclass, field
+
+from longshore.index import Key
+from longshore.plan.rollout.model import PreflightView
+from longshore.plan.state import Analysed
+from longshore.plan.telemetry import Telemetry
+
+
+@dataclass
+class Senses:
+    """By ModelDeployment: what was heard last, and what the last plan remembered of it."""
+
+    listening: set[Key] = field(default_factory=set)
+    """Whose pods are asked for their counters."""
+    telemetry: dict[Key, Telemetry] = field(default_factory=dict)
+    analysed: dict[Key, Analysed] = field(default_factory=dict)
+    preflight: dict[Key, PreflightView] = field(default_factory=dict)
+
+    def forget(self, key: Key) -> None:
+        """Forget a ModelDeployment that is gone."""
+        self.listening.discard(key)
+        for known in (self.telemetry, self.analysed, self.preflight):
+            known.pop(key, None)
