@@ -1,0 +1,97 @@
+"""Triton's backend `onnxruntime` on the Python package of the same name, for images without the native one.
+
+Triton's Python backend loads this file for every model whose configuration says `backend: "onnxruntime"`. It
+reads the same parameters as the native backend (intra_op_thread_count, inter_op_thread_count).
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy
+import onnxruntime
+import triton_python_backend_utils as utils
+
+
+class TritonPythonModel:
+    """One instance of one model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the model; an error here is the server's message why the model cannot be loaded."""
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+        if (
+            args["model_instance_kind"] == "GPU"
+            and "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+        ):
+            raise utils.TritonModelException("this image has ONNX Runtime for the CPU only")
+        accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+        if accelerators.get("cpu_execution_accelerator") or accelerators.get("gpu_execution_accelerator"):
+            raise utils.TritonModelException("this image has ONNX Runtime without accelerators")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(parameters.get("intra_op_thread_count", 1))
+        options.inter_op_num_threads = int(parameters.get("inter_op_thread_count", 1))
+        options.log_severity_level = 3
+        name = config.get("default_model_filename") or "model.onnx"
+        # Data beside the model is found by the real place of the file.
+        path = Path(args["model_repository"], args["model_version"], name).resolve()
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._inputs = [value.name for value in self._session.get_inputs()]
+        self._outputs = [tensor["name"] for tensor in config["output"]]
+        self._ranks = {value.name: len(value.shape) for value in self._session.get_inputs()}
+        self._batched = config["max_batch_size"] > 0
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer requests; those of equal shapes run together."""
+        answers: list[Any] = [None] * len(requests)
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        feeds: list[dict[str, Any]] = []
+        for index, request in enumerate(requests):
+            tensors = {t.name(): self._shaped(t) for t in request.inputs()}
+            feeds.append(tensors)
+            # Without a batch dimension requests cannot be joined.
+            key = tuple((n, v.shape[1:]) for n, v in sorted(tensors.items())) if self._batched else (index,)
+            groups.setdefault(key, []).append(index)
+        for members in groups.values():
+            self._run(requests, feeds, members, answers)
+        return answers
+
+    def _shaped(self, tensor: Any) -> Any:
+        value = tensor.as_numpy()
+        rank = self._ranks.get(tensor.name(), value.ndim)
+        return value.reshape(value.shape[:rank]) if value.ndim > rank else value
+
+    def _run(
+        self, requests: Sequence[Any], feeds: list[dict[str, Any]], members: list[int], answers: list[Any]
+    ) -> None:
+        if len(members) == 1:
+            joined = feeds[members[0]]
+        else:
+            joined = {name: numpy.concatenate([feeds[i][name] for i in members]) for name in self._inputs}
+        try:
+            values = self._session.run(self._outputs, joined)
+        except Exception as error:  # noqa: BLE001 (ONNX Runtime has no base class for its errors)
+            for i in members:
+                answers[i] = utils.InferenceResponse([], utils.TritonError(str(error)))
+            return
+        begin = 0
+        for i in members:
+            end = begin + (next(iter(feeds[i].values())).shape[0] if self._batched else 0)
+            asked = set(requests[i].requested_output_names())
+            answers[i] = utils.InferenceResponse(
+                [
+                    utils.Tensor(name, _contiguous(value[begin:end] if self._batched else value))
+                    for name, value in zip(self._outputs, values, strict=True)
+                    if name in asked
+                ]
+            )
+            begin = end
+
+
+def _contiguous(value: Any) -> Any:
+    value = numpy.asarray(value)
+    return value.astype(numpy.object_) if value.dtype.kind == "U" else numpy.ascontiguousarray(value)

@@ -1,0 +1,5 @@
+"""`python -m longshore_triton`."""
+
+from longshore_triton.cli import main
+
+raise SystemExit(main())

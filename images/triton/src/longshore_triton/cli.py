@@ -1,0 +1,102 @@
+"""`longshore-triton`: builds the model repository, then runs and watches `tritonserver`."""
+
+import argparse
+import json
+import mmap
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from longshore_triton import backends, flags, processes, wanted
+from longshore_triton.errors import StartError
+from longshore_triton.log import Log
+from longshore_triton.repository import plan_repository
+from longshore_triton.supervise import Supervisor
+
+_MESSAGE_BYTES = 3500
+"""The kubelet keeps 4,096 bytes of a termination message."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to end; gives the exit code."""
+    options = _parser().parse_args(arguments)
+    log = Log()
+    try:
+        return _serve(options, log)
+    except StartError as error:
+        log.say("error", str(error))
+        _leave_word(options.termination_log, error)
+        return 1
+
+
+def _serve(options: argparse.Namespace, log: Log) -> int:
+    asked = wanted.parse(os.environ.get(wanted.VARIABLE, "{}"))
+    home: Path = options.home
+    if removed := processes.remove_left_regions():
+        log.say("info", f"removed {removed} regions of shared memory that an earlier server left")
+    repository = plan_repository(options.model, asked, backends.installed(home / "backends"))
+    shutil.rmtree(options.repository, ignore_errors=True)
+    options.repository.mkdir(parents=True)
+    repository.write(options.repository)
+    for model in repository.models:
+        log.say("info", f"configuration of {model.config.name}: {str(model.config).replace(chr(10), ' ')}")
+    command = flags.command(
+        home,
+        options.repository,
+        asked,
+        complete=repository.complete,
+        secret=secrets.token_urlsafe(32),
+        limits_body=_knows(home / "bin" / "tritonserver", flags.BODY_LIMIT_FLAG),
+    )
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != wanted.VARIABLE},
+        "ORT_DISABLE_TELEMETRY": "1",
+        # The Python stub runs the interpreter of this environment.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
+    }
+    return Supervisor(command, environment, asked, log).run()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="longshore-triton",
+        description=f"Serve one model on Triton. What is asked stands in ${wanted.VARIABLE} as JSON.",
+    )
+    parser.add_argument("--model", type=Path, default=Path("/mnt/model"), help="the artifact, read only")
+    parser.add_argument("--repository", type=Path, default=Path("/tmp/repository"), help="where to build it")  # noqa: S108
+    parser.add_argument(
+        "--home", type=Path, default=Path("/opt/tritonserver"), help="bin, backends and caches of Triton"
+    )
+    parser.add_argument("--termination-log", type=Path, default=Path("/dev/termination-log"))
+    return parser
+
+
+def _knows(program: Path, flag: str) -> bool:
+    """Tell whether the server has a flag; asking it by --help would load all of its libraries."""
+    try:
+        with program.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(flag.encode()) >= 0
+    except (OSError, ValueError):
+        raise StartError(
+            "ImageInvalid",
+            f"there is no {program} in this image: name an image with Triton in serving.triton.image",
+        ) from None
+
+
+def _leave_word(path: Path, error: StartError) -> None:
+    """Write the report that the operator turns into a condition."""
+    message = str(error).encode()[:_MESSAGE_BYTES].decode(errors="ignore")
+    report = {
+        "version": 1,
+        "outcome": "Failed",
+        "reason": error.reason,
+        "message": message,
+        "retryable": False,
+    }
+    try:
+        path.write_text(json.dumps(report, ensure_ascii=False))
+    except OSError:
+        sys.stderr.write(f"{path} cannot be written\n")

@@ -1,0 +1,49 @@
+"""Batch sizes worth aiming for, from the measured time of a batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ENOUGH = 0.95
+"""A batch size is worth aiming for when it reaches this share of the best throughput of any."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement: a batch of `rows` took `seconds`."""
+
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The largest batch that may run, and the sizes that the batcher aims for, ascending."""
+
+    most: int
+    preferred: tuple[int, ...]
+
+
+def plan(points: Sequence[Point], most: int, objective: float | None) -> BatchPlan:
+    """Choose batch sizes.
+
+    A request that arrives just after a batch has started waits for it and then runs in the next, so its
+    latency is up to twice the time of a batch: sizes beyond half the objective are left out. Of the others
+    those are preferred that reach `ENOUGH` of the best throughput, so that the batcher neither waits for
+    more than it needs nor starts with less than pays.
+
+    Args:
+        points: the measured curve, any order; empty where nothing was measured.
+        most: largest batch that the user allows, in rows.
+        objective: seconds that a request may take; None where there is no bound.
+    """
+    usable = sorted((p for p in points if 1 <= p.rows <= most and p.seconds > 0), key=lambda p: p.rows)
+    if objective is not None and usable:
+        within = [p for p in usable if 2 * p.seconds <= objective]
+        if len(within) < len(usable):
+            most = min(most, max((p.rows for p in within), default=1))
+            usable = within
+    if not usable:
+        return BatchPlan(most, ())
+    best = max(p.rows / p.seconds for p in usable)
+    sizes = {p.rows for p in usable if p.rows > 1 and p.rows / p.seconds >= ENOUGH * best}
+    return BatchPlan(most, tuple(sorted(sizes)))
