@@ -1,0 +1,558 @@
+"""HTTP/1.1 connections: bytes in, complete requests out, answers back in order.
+
+Equal heads parse equally, so parsed heads are kept by their bytes: a client that repeats its request pays
+for the grammar once. One request of a connection is worked on at a time; what a client pipelines waits its
+turn.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from enum import Enum
+from http import HTTPStatus
+from typing import Protocol, cast
+
+import numpy as np
+import orjson
+
+from longshore_server import compression
+from longshore_server.chunked import ChunkedBody
+from longshore_server.config import Limits
+from longshore_server.errors import GrpcStatus, RequestError, overloaded, too_large
+from longshore_server.httphead import Body, RequestHead, parse_head
+from longshore_server.metrics import Metrics
+
+_MAX_CACHED_HEADS = 4096
+_MAX_CACHED_HEAD_BYTES = 2048
+# The first read of a message holds its head and, if it is small, all of it. What is left of a larger body
+# is then read straight into the memory that the runtime will use.
+RECEIVE_BYTES = 16 << 10
+_LARGE_ANSWER = 64 << 10
+_SMALL_WORK = 4 << 10
+_ALIGNMENT = 64
+# A body that is slower than this many bytes a second, after the body timeout, is cut off.
+_SLOWEST_BODY = 128 << 10
+
+_LINGER_SECONDS = 2.0
+
+_OK_JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+_REASONS = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
+
+
+class Phase(Enum):
+    """What a connection waits for; the sweeper ends those that wait too long."""
+
+    IDLE = "a request"
+    HEAD = "the rest of a head"
+    BODY = "the rest of a body"
+    BUSY = "the answer"
+    LINGER = "the client to stop sending after a refusal"
+
+
+class Router(Protocol):
+    """Where requests go."""
+
+    def route(self, head: RequestHead) -> None:
+        """Set the head's endpoint.
+
+        Raises `RequestError`, which is answered without closing the connection.
+        """
+
+
+class HttpServer:
+    """What all connections of one listener share."""
+
+    def __init__(
+        self, router: Router, limits: Limits, metrics: Metrics, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """`router` is asked once for each distinct head."""
+        self.router = router
+        self.limits = limits
+        self.metrics = metrics
+        self.loop = loop
+        self.connections: set[HttpConnection] = set()
+        self.heads: dict[bytes, RequestHead] = {}
+        self.draining = False
+        self.body_bytes = 0
+        # One buffer for all: the loop hands over what it read before it reads for another connection.
+        self.receive_buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self.finished: Callable[[HttpConnection, RequestHead, int, float], None] | None = None
+
+    def __call__(self) -> "HttpConnection":
+        """A protocol for a new connection."""
+        return HttpConnection(self)
+
+    def forget_heads(self) -> None:
+        """Parse and route every head anew, after what they were checked against has changed."""
+        self.heads.clear()
+
+    def resolve(self, data: bytes) -> RequestHead:
+        """Parse and route a head that is not known yet."""
+        head = parse_head(data)
+        try:
+            self.router.route(head)
+        except RequestError as error:
+            head.endpoint = _Refuse(error)
+            return head
+        if len(data) <= _MAX_CACHED_HEAD_BYTES:
+            if len(self.heads) >= _MAX_CACHED_HEADS:
+                self.heads.clear()
+            self.heads[data] = head
+        return head
+
+    def drain(self) -> None:
+        """From now on every answer closes its connection; idle ones are closed at once."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+    def sweep(self, now: float) -> None:
+        """Close connections that have waited too long; `now` on the clock of `time.monotonic`."""
+        for connection in list(self.connections):
+            connection.enforce_timeouts(now)
+
+
+class _Refuse:
+    """The endpoint of a head that the router refused."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: RequestError) -> None:
+        self.error = error
+
+    def __call__(self, connection: "HttpConnection", head: RequestHead, body: Body) -> None:
+        connection.fail(self.error)
+
+
+class HttpConnection(asyncio.BufferedProtocol):
+    """One client connection."""
+
+    __slots__ = (
+        "_body",
+        "_body_reserved",
+        "_chunked",
+        "_close_after",
+        "_filled",
+        "_heads",
+        "_linger",
+        "_pending",
+        "_phase",
+        "_reading_paused",
+        "_receive",
+        "_seen_answers",
+        "_since",
+        "_write_blocked_since",
+        "answers",
+        "closed",
+        "head",
+        "peer",
+        "server",
+        "started",
+        "status",
+        "transport",
+    )
+
+    def __init__(self, server: HttpServer) -> None:
+        """Made by the listener."""
+        self.server = server
+        self.closed = False
+        self.head: RequestHead | None = None
+        self.answers = 0
+        self.status = 0
+        self.started = 0.0
+        self.peer = ""
+        self._heads = server.heads
+        self._receive = server.receive_buffer
+        self._pending = b""
+        self._phase = Phase.IDLE
+        self._since = time.monotonic()
+        self._seen_answers = 0
+        self._body: memoryview | None = None
+        self._body_reserved = 0
+        self._filled = 0
+        self._chunked: ChunkedBody | None = None
+        self._close_after = False
+        self._linger = False
+        self._reading_paused = False
+        self._write_blocked_since = 0.0
+
+    # Called by the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport, or refuse it when too many are open."""
+        self.transport = cast(asyncio.Transport, transport)
+        server = self.server
+        server.connections.add(self)
+        server.metrics.connections("http", 1)
+        if len(server.connections) > server.limits.connections:
+            self.fail(overloaded("too many connections: retry later or add replicas"), close=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give back everything."""
+        self.closed = True
+        self._release_body()
+        self._pending = b""
+        self._chunked = None
+        self.server.connections.discard(self)
+        self.server.metrics.connections("http", -1)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go: the shared buffer, or the rest of a large body."""
+        body = self._body
+        return self._receive if body is None else body[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes arrived in the buffer that was given last."""
+        if self._phase is Phase.LINGER:
+            return
+        if self._body is None:
+            data = bytes(self._receive[:nbytes])
+            if self._pending:
+                data = self._pending + data
+            self._feed(data)
+            return
+        self._filled += nbytes
+        if self._filled == len(self._body):
+            body, self._body = self._body, None
+            self._dispatch(body)
+
+    def eof_received(self) -> bool:
+        """The client will send no more: what it asked for is still answered."""
+        if self._phase is Phase.BUSY:
+            self._close_after = True
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        """The client takes its answer slower than it is written."""
+        self._write_blocked_since = time.monotonic()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._write_blocked_since = 0.0
+
+    # Reading.
+
+    def _feed(self, data: bytes) -> None:
+        """Go on with `data`, which begins where the last message ended or inside the current head or
+        chunk.
+        """
+        if self._chunked is not None:
+            self._pending = b""
+            self._feed_chunk(self._chunked, data)
+            return
+        if self._phase is Phase.BUSY:
+            self._pending = data
+            if len(data) > RECEIVE_BYTES:
+                self._pause_reading()
+            return
+        end = data.find(b"\r\n\r\n") + 4
+        head = self._heads.get(data[:end])
+        if head is None:
+            self._feed_new_head(data, end)
+            return
+        self._take(head, data, end)
+
+    def _feed_new_head(self, data: bytes, end: int) -> None:
+        if data.startswith(b"\r\n"):  # RFC 9112 section 2.2: empty lines before a request are skipped
+            while data.startswith(b"\r\n"):
+                data = data[2:]
+            self._pending = b""
+            self._feed(data)
+            return
+        if end < 4:
+            self._pending = data
+            if len(data) > self.server.limits.header_bytes:
+                self._refuse(_head_too_large(self.server.limits.header_bytes))
+            elif data and self._phase is not Phase.HEAD:
+                self._enter(Phase.HEAD)
+            return
+        if end > self.server.limits.header_bytes:
+            self._refuse(_head_too_large(self.server.limits.header_bytes))
+            return
+        try:
+            head = self.server.resolve(data[:end])
+        except RequestError as error:
+            self._refuse(error)
+            return
+        self._take(head, data, end)
+
+    def _take(self, head: RequestHead, data: bytes, end: int) -> None:
+        """A head is complete; `data[end:]` is what came after it."""
+        self.head = head
+        length = head.content_length
+        rest = len(data) - end
+        if rest == length and not head.chunked:
+            self._pending = b""
+            self._dispatch(data[end:] if length else b"")
+            return
+        limits = self.server.limits
+        if length > limits.body_bytes:
+            self._refuse(too_large(f"the body has {length} bytes, the limit is {limits.body_bytes}"))
+            return
+        if head.expects_continue and not rest:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if head.chunked:
+            self._chunked = ChunkedBody(limits.body_bytes)
+            self._enter(Phase.BODY)
+            self._pending = b""
+            self._feed_chunk(self._chunked, data[end:])
+        elif rest > length:
+            self._pending = data[end + length :]
+            self._dispatch(data[end : end + length])
+        else:
+            self._receive_body(head, data, end)
+
+    def _receive_body(self, head: RequestHead, data: bytes, end: int) -> None:
+        server, length = self.server, head.content_length
+        if server.body_bytes + length > server.limits.in_flight_bytes:
+            self._refuse(overloaded("too many bytes of requests are being received: retry later"))
+            return
+        server.body_bytes += length
+        self._body_reserved = length
+        # The first tensor begins after the JSON part: it is what must lie on an aligned address.
+        self._body = _aligned(length, max(head.json_length, 0))
+        self._filled = len(data) - end
+        self._body[: self._filled] = data[end:]
+        self._pending = b""
+        self._enter(Phase.BODY)
+
+    def _feed_chunk(self, chunked: ChunkedBody, data: bytes) -> None:
+        try:
+            chunked.feed(data)
+        except RequestError as error:
+            self._refuse(error)
+            return
+        self._reserve(len(chunked.body))
+        if chunked.done:
+            self._chunked = None
+            self._pending = chunked.rest
+            self._dispatch(memoryview(chunked.body))
+
+    def _reserve(self, size: int) -> None:
+        self.server.body_bytes += size - self._body_reserved
+        self._body_reserved = size
+
+    def _release_body(self) -> None:
+        self._body = None
+        if self._body_reserved:
+            self._reserve(0)
+
+    def _dispatch(self, body: Body) -> None:
+        head = self.head
+        assert head is not None
+        self._phase = Phase.BUSY
+        self._close_after = not head.keep_alive or self.server.draining
+        try:
+            head.endpoint(self, head, body)
+        except RequestError as error:
+            self._failed(error)
+
+    def run_aside(self, size: int, work: Callable[[], Body], then: Callable[[Body], None]) -> None:
+        """Do `work` about `size` bytes off the event loop when they are many, then go on with its result."""
+        if size <= _SMALL_WORK:
+            then(work())
+            return
+
+        def done(future: asyncio.Future[Body]) -> None:
+            if self.closed:
+                return
+            try:
+                then(future.result())
+            except RequestError as error:
+                self._failed(error)
+
+        self.server.loop.run_in_executor(None, work).add_done_callback(done)
+
+    def _failed(self, error: RequestError) -> None:
+        if self.head is not None and self.head.is_inference:
+            self.server.metrics.request_failed(error)
+        self.fail(error)
+
+    # Answering.
+
+    def answer(self, body: Body, content_type: bytes, headers: bytes = b"", status: int = 200) -> None:
+        """Answer the current request; `headers` are further complete lines, each with its CR LF."""
+        head = self.head
+        if head is None or head.plain or len(body) < compression.MIN_BYTES:
+            self._answer_as_is(body, content_type, headers, status)
+            return
+        coding = compression.choose(head.header(b"accept-encoding"))
+        headers += b"Content-Encoding: %b\r\nVary: Accept-Encoding\r\n" % coding.encode()
+        self.run_aside(
+            len(body),
+            lambda: compression.compress(coding, body),
+            lambda encoded: self._answer_as_is(encoded, content_type, headers, status),
+        )
+
+    def _answer_as_is(self, body: Body, content_type: bytes, headers: bytes, status: int) -> None:
+        self.status = status
+        length = str(len(body)).encode()
+        head = b"HTTP/1.1 %b\r\nContent-Type: %b\r\n%bContent-Length: %b\r\n\r\n" % (
+            _REASONS[status],
+            content_type,
+            headers + b"Connection: close\r\n" if self._close_after else headers,
+            length,
+        )
+        if self.head is not None and self.head.method == "HEAD":
+            self.write(head)
+        elif len(body) > _LARGE_ANSWER:
+            self.write_parts([head, body])
+        else:
+            self.write(head + bytes(body))
+
+    def answer_json(self, document: object, status: int = 200) -> None:
+        """Answer with a JSON document."""
+        self.answer(orjson.dumps(document), b"application/json", status=status)
+
+    def answer_parts(
+        self, first: bytes, second: bytes | memoryview, content_type: bytes, headers: bytes
+    ) -> None:
+        """Answer 200 with a body in two parts; a large second one is not copied."""
+        assert self.head is not None
+        if self._close_after or not self.head.plain:
+            self.answer(b"".join((first, second)), content_type, headers)
+            return
+        self.status = 200
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
+            content_type,
+            headers,
+            len(first) + len(second),
+            first,
+        )
+        if len(second) > _LARGE_ANSWER:
+            self.write_parts([head, second])
+        else:
+            self.write(b"".join((head, second)))
+
+    def answer_json_bytes(self, body: bytes) -> None:
+        """Answer 200 with JSON text: the shortest way there is."""
+        assert self.head is not None
+        if self._close_after or not self.head.plain:
+            self.answer(body, b"application/json")
+            return
+        self.status = 200
+        self.write(b"%b%d\r\n\r\n%b" % (_OK_JSON, len(body), body))
+
+    def write(self, data: bytes) -> None:
+        """Write a whole answer."""
+        if not self.closed:
+            self.transport.write(data)
+            self._answered()
+
+    def write_parts(self, parts: list[bytes | memoryview]) -> None:
+        """Write a whole answer from parts that are not copied."""
+        if not self.closed:
+            self.transport.writelines(parts)
+            self._answered()
+
+    def fail(self, error: RequestError, close: bool = False) -> None:
+        """Answer the current request with an error, in the shape that the Open Inference Protocol gives
+        errors.
+        """
+        self._close_after = self._close_after or close
+        headers = b""
+        if error.retry_after is not None:
+            headers += b"Retry-After: %d\r\n" % error.retry_after
+        if error.status == 401:
+            headers += b'WWW-Authenticate: Bearer realm="longshore"\r\n'
+        self.answer(orjson.dumps({"error": error.message}), b"application/json", headers, error.status)
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answer and close: where the next message would begin is not known."""
+        if self._phase in (Phase.IDLE, Phase.HEAD):
+            self.started = time.perf_counter()
+        self._pending = b""
+        self._chunked = None
+        self._body = None
+        self._linger = True
+        if self._phase is Phase.BODY and self.head is not None and self.head.is_inference:
+            self.server.metrics.request_failed(error)
+        self.fail(error, close=True)
+
+    def _close(self) -> None:
+        """Close, but not into the face of a client that still sends: a reset could overtake the answer."""
+        if self._linger and not self.closed and self.transport.can_write_eof():
+            self._enter(Phase.LINGER)
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def _answered(self) -> None:
+        head, self.head = self.head, None
+        self.answers += 1
+        if self._body_reserved:
+            self._release_body()
+        if self.server.finished is not None and head is not None:
+            self.server.finished(self, head, self.status, self.started)
+        if self._close_after:
+            self._close()
+            return
+        self._phase = Phase.IDLE
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
+        if self._pending:
+            self.server.loop.call_soon(self._feed_pending)
+
+    def _feed_pending(self) -> None:
+        if self._pending and not self.closed and self._phase is not Phase.BUSY:
+            data, self._pending = self._pending, b""
+            self._feed(data)
+
+    # Limits.
+
+    def close_if_idle(self) -> None:
+        """Close now if nothing is asked, else after the answer."""
+        self._close_after = True
+        if self._phase is Phase.IDLE and not self._pending:
+            self.transport.close()
+
+    def enforce_timeouts(self, now: float) -> None:
+        """Close the connection if its client is too slow; `now` on the clock of `time.monotonic`."""
+        limits = self.server.limits
+        waited = now - self._since
+        if self._write_blocked_since:
+            if now - self._write_blocked_since > limits.write_timeout:
+                self.transport.abort()
+        elif self._phase is Phase.IDLE:
+            if self.answers != self._seen_answers:
+                self._seen_answers, self._since = self.answers, now
+            elif waited > limits.idle_timeout:
+                self.transport.close()
+        elif self._phase is Phase.HEAD:
+            if waited > limits.header_timeout:
+                self._refuse(_timeout(f"the head did not arrive within {limits.header_timeout:g} s"))
+        elif self._phase is Phase.LINGER:
+            if waited > _LINGER_SECONDS:
+                self.transport.abort()
+        elif self._phase is Phase.BODY:
+            allowed = limits.body_timeout + (self.head.content_length if self.head else 0) / _SLOWEST_BODY
+            if waited > allowed:
+                self._refuse(_timeout(f"the body did not arrive within {allowed:g} s"))
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._since = time.monotonic()
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+
+def _aligned(size: int, offset: int) -> memoryview:
+    """Uninitialized memory of `size` bytes in which the byte at `offset` has an aligned address."""
+    whole = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -(whole.ctypes.data + offset) % _ALIGNMENT
+    return whole[start : start + size].data
+
+
+def _head_too_large(limit: int) -> RequestError:
+    return RequestError(
+        431, GrpcStatus.INVALID_ARGUMENT, f"the head is larger than the limit of {limit} bytes"
+    )
+
+
+def _timeout(message: str) -> RequestError:
+    return RequestError(408, GrpcStatus.DEADLINE_EXCEEDED, message)

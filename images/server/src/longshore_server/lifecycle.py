@@ -1,0 +1,210 @@
+"""One worker's life: listen, load, warm up, serve, drain, end."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import uvloop
+
+from longshore_server.app import App
+from longshore_server.artifact import Artifact
+from longshore_server.auth import ApiKeys
+from longshore_server.batcher import Batcher, BatchingOptions
+from longshore_server.config import Settings
+from longshore_server.errors import ExitCode, cannot_listen
+from longshore_server.http1 import HttpServer
+from longshore_server.inference import Admission
+from longshore_server.loading import Loaded, load
+from longshore_server.metrics import Metrics, SharedMemory, escape_label
+from longshore_server.served import ServedModel
+from longshore_server.session import SessionOptions, runtime_version
+from longshore_server.tls import Certificates
+
+_log = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 1.0
+_RELOAD_SECONDS = 5.0
+_QUIET_POLL = 0.02
+_BACKLOG = 4096
+# Runs up to this many seconds stay on the event loop's thread. With one processor a hand-over to another
+# thread only adds to them; with more, the loop can read the next requests meanwhile.
+_INLINE_ONE_PROCESSOR = 0.02
+_INLINE = 0.0005
+
+
+def serve(settings: Settings, artifact: Artifact, memory: SharedMemory, worker: int, threads: int) -> int:
+    """Run one worker until it is told to stop; returns its exit code. Raises `StartupError`."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Worker(settings, artifact, memory, worker, threads).run())
+
+
+class Worker:
+    """The parts of one serving process."""
+
+    def __init__(
+        self, settings: Settings, artifact: Artifact, memory: SharedMemory, worker: int, threads: int
+    ) -> None:
+        """Nothing is opened yet, but key files are read. Raises `StartupError`."""
+        self._settings = settings
+        self._artifact = artifact
+        self._threads = threads
+        self._share_port = memory.workers > 1
+        self._parent = os.getppid()
+        self._metrics = Metrics(
+            memory,
+            worker,
+            settings.latency_objective_ms / 1e3,
+            f'model="{escape_label(settings.name)}",version="{escape_label(settings.version)}"',
+            f'candidate="{escape_label(artifact.chosen)}",runtime="{escape_label(runtime_version())}"',
+        )
+        self._keys = ApiKeys(settings.api_key_file) if settings.api_key_file else None
+        self._certificates = (
+            Certificates(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+            if settings.tls_certificate and settings.tls_key
+            else None
+        )
+        self._app = App(
+            settings.name, settings.version, self._metrics, self._keys, settings.limits.body_bytes
+        )
+        self._served: ServedModel | None = None
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+
+    async def run(self) -> int:
+        """The whole life. Raises `StartupError`."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_stop)
+        http = HttpServer(self._app, self._settings.limits, self._metrics, loop)
+        listeners = [await self._listen(http, self._settings.http_port, ["http/1.1"])]
+        sweeper = asyncio.create_task(self._sweep(http))
+        try:
+            loading = asyncio.ensure_future(loop.run_in_executor(None, self._load))
+            stopped = asyncio.create_task(self._stop.wait())
+            await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not loading.done():
+                return ExitCode.OK  # told to stop before there was anything to drain
+            self._served = served = self._serve(loading.result(), loop)
+            await stopped
+            return await self._drain(http, served)
+        finally:
+            sweeper.cancel()
+            for listener in listeners:
+                listener.close()
+
+    def _load(self) -> Loaded:
+        options = SessionOptions(self._settings.providers, self._threads)
+        return load(
+            self._artifact,
+            options,
+            self._settings.batching,
+            self._settings.max_batch_size,
+            self._metrics.escalated,
+        )
+
+    def _serve(self, loaded: Loaded, loop: asyncio.AbstractEventLoop) -> ServedModel:
+        settings = self._settings
+        options = BatchingOptions(
+            objective=settings.latency_objective_ms / 1e3,
+            max_rows=settings.max_batch_size,
+            queue_size=settings.queue_size,
+            inline=_INLINE_ONE_PROCESSOR if self._threads == 1 else _INLINE,
+        )
+        served = ServedModel(
+            name=settings.name,
+            version=settings.version,
+            admission=Admission(
+                loaded.engine.signature, loaded.batched, settings.limits.tensor_rank, loaded.cost
+            ),
+            batcher=Batcher(loaded.engine, options, self._metrics, loop),
+            metrics=self._metrics,
+            max_batch_size=settings.max_batch_size if loaded.batched else 0,
+            ready=True,
+        )
+        self._app.serve(served)
+        self._metrics.ready(True)
+        # What exists by now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        _log.info("ready", extra={"fields": {"model": served.name, "batched": loaded.batched}})
+        return served
+
+    async def _listen(
+        self, factory: Callable[[], asyncio.BaseProtocol], port: int, protocols: list[str]
+    ) -> asyncio.Server:
+        context = self._certificates.context(protocols) if self._certificates else None
+        try:
+            server = await asyncio.get_running_loop().create_server(
+                factory,
+                self._settings.host,
+                port,
+                backlog=_BACKLOG,
+                reuse_port=self._share_port or None,
+                reuse_address=True,
+                ssl=context,
+            )
+        except OSError as error:
+            raise cannot_listen(self._settings.host, port, error) from None
+        address = server.sockets[0].getsockname()
+        _log.info(
+            "listening", extra={"fields": {"address": address[0], "port": address[1], "for": protocols[0]}}
+        )
+        return server
+
+    def _told_to_stop(self) -> None:
+        if self._stop.is_set():
+            self._stop_now.set()  # the second signal: no more waiting for others to notice
+        self._stop.set()
+
+    async def _drain(self, http: HttpServer, served: ServedModel) -> int:
+        """Not ready, then served on for a while, then closing connections; ends when all work is done.
+
+        The wait is for those who route here: endpoints are withdrawn from them one after the other.
+        """
+        settings = self._settings
+        started = time.monotonic()
+        served.draining = True
+        self._metrics.ready(False)
+        _log.info("draining", extra={"fields": {"in_flight": served.batcher.in_flight}})
+        with contextlib.suppress(TimeoutError):
+            delay = min(settings.drain_delay, settings.grace_period)
+            await asyncio.wait_for(self._stop_now.wait(), delay)
+        http.drain()
+        code = ExitCode.OK
+        try:
+            left = settings.grace_period - (time.monotonic() - started)
+            await asyncio.wait_for(self._until_quiet(http, served), max(left, 0.1))
+        except TimeoutError:
+            _log.error("the grace period is over with %d requests in flight", served.batcher.in_flight)
+            code = ExitCode.GRACE_PERIOD_OVER
+        served.batcher.close()
+        _log.info("ended", extra={"fields": {"seconds": round(time.monotonic() - started, 3)}})
+        return code
+
+    async def _until_quiet(self, http: HttpServer, served: ServedModel) -> None:
+        while served.batcher.in_flight or http.connections:  # noqa: ASYNC110 - no event tells both
+            await asyncio.sleep(_QUIET_POLL)
+
+    async def _sweep(self, http: HttpServer) -> None:
+        """Once a second: end slow clients, read changed files, end with a parent that is gone."""
+        reloaded = time.monotonic()
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = time.monotonic()
+            http.sweep(now)
+            self._metrics.refresh_process()
+            if now - reloaded >= _RELOAD_SECONDS:
+                reloaded = now
+                if self._certificates is not None:
+                    self._certificates.reload()
+                if self._keys is not None and self._keys.reload():
+                    http.forget_heads()
+            if self._share_port and os.getppid() != self._parent:
+                _log.error("the parent process is gone: ending")
+                self._told_to_stop()

@@ -1,0 +1,77 @@
+"""From an artifact to an engine that has answered: load, warm up, prove batching, measure."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from longshore_server.artifact import Artifact
+from longshore_server.batcher import Engine
+from longshore_server.cascade import Cascade
+from longshore_server.cost import CostModel
+from longshore_server.errors import ExitCode, StartupError
+from longshore_server.session import Session, SessionOptions
+from longshore_server.warmup import Attempts, find_sample, may_have_batch_axis, measure, proves_batching
+
+_log = logging.getLogger(__name__)
+# Seconds. The search ends early as soon as something works; measuring takes as long as it needs to tell a
+# from b.
+_SEARCH_BUDGET = 30.0
+_MEASURE_BUDGET = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An engine that is ready. `batched`: whether rows of several requests may run together."""
+
+    engine: Engine
+    batched: bool
+    cost: CostModel
+
+
+def load(
+    artifact: Artifact,
+    options: SessionOptions,
+    batching: str,
+    max_rows: int,
+    escalated: Callable[[int], None],
+) -> Loaded:
+    """Load and warm up. `batching` is `auto`, `on` or `off`. Raises `StartupError`."""
+    engine = _engine(artifact, options, escalated)
+    signature = engine.signature
+    sample = find_sample(signature, engine.run, _SEARCH_BUDGET)
+    has_axis = may_have_batch_axis(signature)
+    if batching == "on" and not has_axis:
+        _log.warning(
+            "--batching on has no effect: the model has no free leading dimension on every input and output"
+        )
+    if isinstance(sample, Attempts):
+        if all(-1 not in spec.shape for spec in signature.inputs):
+            raise StartupError(
+                ExitCode.WARM_UP_FAILED,
+                f"{artifact.model} fails on inputs of its own shapes: {sample.last_error}; export it again",
+            )
+        _log.warning(
+            "no inference made at start succeeded (sizes tried for the free dimensions: %s; last error: %s): "
+            "ready without proof; requests run one by one",
+            ", ".join(map(str, sample.sizes)),
+            sample.last_error,
+        )
+        return Loaded(engine, batching == "on" and has_axis, CostModel())
+    batched = has_axis and batching != "off" and max_rows > 1
+    if batched and batching == "auto" and not proves_batching(signature, engine.run, sample):
+        batched = False
+        _log.warning(
+            "the model's answers change when rows run together (as dynamic quantization makes them): "
+            "requests run one by one; --batching on joins them all the same"
+        )
+    cost = measure(signature, engine.run, sample, batched, max_rows, _MEASURE_BUDGET)
+    return Loaded(engine, batched, cost)
+
+
+def _engine(artifact: Artifact, options: SessionOptions, escalated: Callable[[int], None]) -> Engine:
+    session = Session(artifact.model, options)
+    if session.left_out:
+        _log.warning("outputs that are no tensors are not served: %s", ", ".join(session.left_out))
+    if artifact.cascade is None:
+        return session
+    return Cascade(session, Session(artifact.cascade.large, options), artifact.cascade, escalated)

@@ -1,0 +1,202 @@
+"""The only module that knows ONNX Runtime: loads one model file and runs it on numpy arrays."""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# The Linux wheels of ONNX Runtime 1.29 and newer report to their maker while they are imported. Only this
+# variable stops that: the function below stops what comes later.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import onnxruntime as ort
+
+from longshore_server.dtypes import BF16, BY_ONNX_TYPE, BYTES, Array, Datatype
+from longshore_server.errors import ExitCode, RequestError, StartupError, backend_failed, bad_request
+
+ort.disable_telemetry_events()
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+_PACKAGES = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
+# What the runtime would log as an error it also raises.
+_LOG_FATAL_ONLY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a model: `shape` has -1 where a dimension may vary.
+
+    `symbols` has the dimension's name in the model where it has one: equal names are equal sizes.
+    """
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    symbols: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A model's inputs and outputs, in the model's order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How a session is made: `providers` in order of preference, `threads` inside one operator."""
+
+    providers: tuple[str, ...] = ("cpu",)
+    threads: int = 1
+
+
+class Session:
+    """One loaded ONNX model. `run` may be called from any one thread at a time."""
+
+    def __init__(self, file: Path, options: SessionOptions) -> None:
+        """Load `file`.
+
+        Raises `StartupError` for a provider that is absent and a model that cannot run here.
+        """
+        self._session = _load(file, options)
+        inputs = tuple(_spec(node) for node in self._session.get_inputs())
+        outputs = tuple(_spec(node) for node in self._session.get_outputs() if node.type in BY_ONNX_TYPE)
+        if missing := [node for node in self._session.get_inputs() if node.type not in BY_ONNX_TYPE]:
+            raise _unservable(file, f"its input {missing[0].name} is a {missing[0].type}, not a tensor")
+        if not outputs:
+            raise _unservable(file, "none of its outputs is a tensor")
+        self.left_out = tuple(
+            f"{node.name} ({node.type})"
+            for node in self._session.get_outputs()
+            if node.type not in BY_ONNX_TYPE
+        )
+        self.signature = Signature(inputs, outputs)
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        self._input_names = [spec.name for spec in inputs]
+        self._output_names = [spec.name for spec in outputs]
+        self._bits = any(spec.datatype is BF16 for spec in (*inputs, *outputs))
+        # The inner object's `run` leaves out the argument checks that the server has already made.
+        self._run = self._session._sess.run
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Run on C-contiguous arrays, in the signature's order; returns the outputs in the signature's order.
+
+        Numeric outputs are backed by the runtime's own memory: nothing is copied. Raises `RequestError`.
+        """
+        try:
+            if self._bits:
+                return self._run_on_bits(inputs)
+            return self._run(self._output_names, dict(zip(self._input_names, inputs, strict=True)), None)  # type: ignore[no-any-return]
+        except Exception as error:  # noqa: BLE001 - the runtime's errors share no base class
+            raise _run_failure(error) from None
+
+    def _run_on_bits(self, inputs: Sequence[Array]) -> list[Array]:
+        """The same for models with bfloat16, which numpy lacks: values cross as tagged 16-bit integers."""
+        feeds = {}
+        for spec, array in zip(self.signature.inputs, inputs, strict=True):
+            value = (
+                ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BF16.onnx)
+                if spec.datatype is BF16
+                else ort.OrtValue.ortvalue_from_numpy(array)
+            )
+            feeds[spec.name] = value._ortvalue
+        values = self._session._sess.run_with_ort_values(feeds, self._output_names, None)
+        return [
+            _copy_bits(value) if spec.datatype is BF16 else value.numpy()
+            for spec, value in zip(self.signature.outputs, values, strict=True)
+        ]
+
+
+def check_providers(providers: Sequence[str]) -> None:
+    """Raise `StartupError` when the installed runtime lacks one of `providers`."""
+    available = ort.get_available_providers()
+    for provider in providers:
+        if _PROVIDERS[provider] not in available:
+            has = ", ".join(name for name, full in _PROVIDERS.items() if full in available)
+            package = _PACKAGES.get(provider, "onnxruntime")
+            raise StartupError(
+                ExitCode.PROVIDER_ABSENT,
+                f"execution provider {provider} was asked for, but this ONNX Runtime has only {has}: "
+                f"use the image variant with {package}, or --provider {has.split(', ')[0]}",
+            )
+
+
+def runtime_version() -> str:
+    """The version of ONNX Runtime."""
+    return str(ort.__version__)
+
+
+def _load(file: Path, options: SessionOptions) -> Any:
+    check_providers(options.providers)
+    wanted = [_PROVIDERS[provider] for provider in options.providers]
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = _LOG_FATAL_ONLY
+    # Threads that spin between requests take the event loop's share of a small CPU limit.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(str(file), settings, providers=wanted)
+    except Exception as error:  # noqa: BLE001 - the runtime's errors share no base class
+        raise _load_failure(file, error) from None
+    session.disable_fallback()
+    if absent := [provider for provider in wanted if provider not in session.get_providers()]:
+        raise StartupError(
+            ExitCode.PROVIDER_ABSENT,
+            f"{absent[0]} is installed but did not start (the driver or its libraries are missing): "
+            "run on a node that has them, or choose --provider cpu",
+        )
+    return session
+
+
+def _spec(node: Any) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
+    symbols = tuple(size if isinstance(size, str) else "" for size in node.shape)
+    return TensorSpec(node.name, BY_ONNX_TYPE.get(node.type, BYTES), shape, symbols)
+
+
+def _unservable(file: Path, why: str) -> StartupError:
+    return StartupError(
+        ExitCode.BAD_MODEL,
+        f"{file} cannot be served: {why}; export it with tensors only (for scikit-learn: zipmap=False)",
+    )
+
+
+def _load_failure(file: Path, error: Exception) -> StartupError:
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    if kind in ("InvalidGraph", "NotImplemented", "Fail") and (
+        "No Op" in text or "is not a registered" in text
+    ):
+        step = f"ONNX Runtime {ort.__version__} lacks an operator it needs: export to a standard operator set"
+    elif kind == "NotImplemented":
+        step = "this runtime lacks a kernel it needs: export with other types, or use another provider"
+    elif kind == "InvalidProtobuf":
+        step = "the file is truncated or no ONNX model: fetch or export it again"
+    else:
+        step = "check the model with onnx.checker and export it again"
+    return StartupError(ExitCode.BAD_MODEL, f"cannot load {file}: {text[:600]}; {step}")
+
+
+def _run_failure(error: Exception) -> RequestError:
+    text = " ".join(str(error).split())[:1000]
+    if type(error).__name__ == "InvalidArgument":
+        return bad_request(f"the model refuses this input: {text}")
+    if isinstance(error, MemoryError) or "bad_alloc" in text or "Failed to allocate" in text:
+        return backend_failed("out of memory while running the model: send smaller tensors or batches")
+    return backend_failed(f"the model failed on this input: {text}")
+
+
+def _copy_bits(value: Any) -> Array:
+    shape = value.shape()
+    size = int(np.prod(shape, dtype=np.int64)) * BF16.itemsize
+    return np.frombuffer(ctypes.string_at(value.data_ptr(), size), np.uint16).reshape(shape)
