@@ -39,6 +39,9 @@ class Settings(BaseModel):
     plain_http_registries: tuple[str, ...] = Field(
         default=(), description="Registry hosts that pods reach by HTTP without TLS."
     )
+    store_secret: str | None = Field(
+        default=None, description="Secret with the store's credentials, in every namespace that uses it."
+    )
     image_pull_secrets: tuple[str, ...] = ()
     job_active_deadline_grace: Annotated[int, Field(ge=0, le=86400)] = Field(
         default=600, description="Seconds beyond optimize.budget.time after which the Job's pod is ended."

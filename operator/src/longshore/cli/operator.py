@@ -35,6 +35,12 @@ def run(
         str, typer.Option(help="Where artifacts go: oci://host/repository.", envvar="LONGSHORE_STORE")
     ] = "oci://localhost:5000/longshore",
     store_plain_http: Annotated[bool, typer.Option(envvar="LONGSHORE_STORE_PLAIN_HTTP")] = False,
+    store_secret: Annotated[
+        str | None,
+        typer.Option(
+            help="Secret with the store's credentials, in every namespace.", envvar="LONGSHORE_STORE_SECRET"
+        ),
+    ] = None,
     node_registry: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,6 +86,7 @@ def run(
         triton_image=triton_image,
         store=store,
         store_plain_http=store_plain_http,
+        store_secret=store_secret,
         node_registries=tuple(NodeRegistry.parse(text) for text in node_registry or ()),
         plain_http_registries=tuple(plain_http_registry or ()),
         image_pull_secrets=tuple(image_pull_secret or ()),

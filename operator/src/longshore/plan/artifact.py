@@ -21,6 +21,9 @@ BACKOFF_FIRST = 10.0
 BACKOFF_MOST = 300.0
 """Seconds between attempts of a Job whose failure may pass by itself, doubling from the first."""
 
+_OUTSIDE = frozenset({"NotFound", "AccessDenied", "CredentialsMissing"})
+"""Reasons that a change outside of the spec can mend: a file is uploaded, a Secret is made."""
+
 _MEMORY_FIELD = "optimize.resources.limits.memory"
 _CONVERTED = (
     ".pkl",
@@ -169,7 +172,8 @@ def _why(
     observed: Observed, job: JobView, pod: PodView | None, report: JobReport | None
 ) -> tuple[Problem, bool]:
     if report is not None:
-        return Problem(report.reason or "OptimizeFailed", report.message), report.retryable
+        retryable = report.retryable or report.reason in _OUTSIDE
+        return Problem(report.reason or "OptimizeFailed", report.message), retryable
     if pod is not None and pod.reason == "DeadlineExceeded":
         return Problem(
             "DeadlineExceeded",

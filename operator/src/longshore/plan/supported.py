@@ -43,7 +43,7 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
     (
         "rollout.strategy",
         lambda s: s.rollout.strategy in (Strategy.SHADOW, Strategy.BLUE_GREEN),
-        "requests are not mirrored and no preview route is made; the new revision is promoted once it answers",
+        "no request is mirrored and no preview route is made; the new revision is promoted once it answers",
     ),
     (
         "rollout.analysis.signals",

@@ -60,7 +60,7 @@ def pod_template(
     else:
         volumes = [
             {"name": "model", "emptyDir": {"sizeLimit": _SIZE_LIMIT}},
-            *source_volumes(source.model),
+            *source_volumes(source.model, None, settings),
         ]
     spec = pod_spec(owner.name, [container], [*volumes, *runtime.volumes(wanted)])
     if not image:

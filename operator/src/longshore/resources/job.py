@@ -49,11 +49,6 @@ def optimize_job(
     its reason is read and told. Source: Kubernetes "Pod failure policy".
     """
     optimize = request.optimize
-    uris = (
-        [data.uri for data in (optimize.calibration, optimize.evaluation, optimize.training) if data]
-        if optimize
-        else []
-    )
     resources = (
         {"requests": dict(optimize.resources.requests), "limits": dict(optimize.resources.limits)}
         if optimize and optimize.resources
@@ -65,11 +60,14 @@ def optimize_job(
         "args": ["job"],
         "env": environment({**source_environment(request, settings), "LONGSHORE_WORK": WORK_PATH}),
         "resources": resources,
-        "volumeMounts": [{"name": "work", "mountPath": WORK_PATH}, *source_mounts(request.model, *uris)],
+        "volumeMounts": [
+            {"name": "work", "mountPath": WORK_PATH},
+            *source_mounts(request.model, optimize, settings),
+        ],
     }
     volumes = [
         {"name": "work", "emptyDir": {"sizeLimit": _WORK_LIMIT}},
-        *source_volumes(request.model, *uris),
+        *source_volumes(request.model, optimize, settings),
     ]
     spec = pod_spec(owner.name, [container], volumes)
     budget = seconds(optimize.budget.time) if optimize else _FETCH_SECONDS

@@ -5,13 +5,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from longshore.api.model import Model
+from longshore.api.optimize import Optimize
 from longshore.artifact.job import REQUEST_VARIABLE, JobRequest, Target
 from longshore.resources.names import Owner
 from longshore.resources.pod import environment, harden
 from longshore.settings import Settings
 
 CREDENTIALS_PATH = "/mnt/credentials"
+"""Each Secret lies in a directory of its own name below this, so that messages can name it."""
 PVC_PATH = "/mnt/pvc"
+_MODEL = "model"
+_STORE = "store"
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,10 @@ def fetch_container(owner: Owner, source: ModelSource, settings: Settings, path:
                 "requests": {"cpu": "50m", "memory": "128Mi"},
                 "limits": {"cpu": "1", "memory": "1Gi"},
             },
-            "volumeMounts": [{"name": "model", "mountPath": path}, *source_mounts(source.model)],
+            "volumeMounts": [
+                {"name": "model", "mountPath": path},
+                *source_mounts(source.model, None, settings),
+            ],
         }
     )
 
@@ -74,51 +81,66 @@ def source_environment(request: JobRequest, settings: Settings) -> dict[str, str
     """Give what the optimizer image reads to fetch: the request, and where credentials and claims lie."""
     variables = {
         REQUEST_VARIABLE: request.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True),
-        "LONGSHORE_CREDENTIALS": CREDENTIALS_PATH,
         "LONGSHORE_PVC_ROOT": PVC_PATH,
         "HOME": "/tmp",  # noqa: S108 (the pod's own emptyDir)
     }
-    if request.model.credentials:
-        variables["LONGSHORE_CREDENTIALS_SECRET"] = request.model.credentials.secret_name
+    for role, secret in _secrets(request.model, request.optimize, settings).items():
+        suffix = "" if role == _MODEL else f"_{role.upper()}"
+        name = "LONGSHORE_STORE_CREDENTIALS" if role == _STORE else f"LONGSHORE_CREDENTIALS{suffix}"
+        variables[name] = f"{CREDENTIALS_PATH}/{role}/{secret}"
     if settings.plain_http_registries:
-        variables["LONGSHORE_PLAIN_HTTP_REGISTRIES"] = ",".join(settings.plain_http_registries)
+        variables["LONGSHORE_PLAIN_HTTP_HOSTS"] = ",".join(settings.plain_http_registries)
     return variables
 
 
-def source_mounts(model: Model, *more_uris: str) -> list[dict[str, Any]]:
-    """Give the mounts of the credentials and of every claim that is named by a pvc:// uri."""
+def source_mounts(model: Model, optimize: Optimize | None, settings: Settings) -> list[dict[str, Any]]:
+    """Give the mounts of all credentials and of every claim that is named by a pvc:// uri."""
     mounts = [
         {"name": f"pvc-{index}", "mountPath": f"{PVC_PATH}/{claim}", "readOnly": True}
-        for index, claim in enumerate(_claims(model.uri, *more_uris))
+        for index, claim in enumerate(_claims(model, optimize))
     ]
-    if model.credentials:
-        mounts.append({"name": "credentials", "mountPath": CREDENTIALS_PATH, "readOnly": True})
+    mounts += [
+        {"name": f"credentials-{role}", "mountPath": f"{CREDENTIALS_PATH}/{role}/{secret}", "readOnly": True}
+        for role, secret in _secrets(model, optimize, settings).items()
+    ]
     return mounts
 
 
-def source_volumes(model: Model, *more_uris: str) -> list[dict[str, Any]]:
+def source_volumes(model: Model, optimize: Optimize | None, settings: Settings) -> list[dict[str, Any]]:
     """Give the volumes of `source_mounts`.
 
-    The Secret is optional so that its absence is a sentence in status, not a pod that waits for ever.
+    Secrets are optional so that an absent one is a sentence in status, not a pod that waits for ever.
     """
     volumes: list[dict[str, Any]] = [
         {"name": f"pvc-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-        for index, claim in enumerate(_claims(model.uri, *more_uris))
+        for index, claim in enumerate(_claims(model, optimize))
     ]
-    if model.credentials:
-        volumes.append(
-            {
-                "name": "credentials",
-                "secret": {
-                    "secretName": model.credentials.secret_name,
-                    "optional": True,
-                    "defaultMode": 0o440,
-                },
-            }
-        )
+    volumes += [
+        {
+            "name": f"credentials-{role}",
+            "secret": {"secretName": secret, "optional": True, "defaultMode": 0o440},
+        }
+        for role, secret in _secrets(model, optimize, settings).items()
+    ]
     return volumes
 
 
-def _claims(*uris: str) -> tuple[str, ...]:
-    parts = [urlsplit(uri) for uri in uris]
+def _secrets(model: Model, optimize: Optimize | None, settings: Settings) -> dict[str, str]:
+    """Map what credentials are for to the Secret that holds them."""
+    found = {_MODEL: model.credentials.secret_name} if model.credentials else {}
+    if optimize is not None:
+        data = {
+            "calibration": optimize.calibration,
+            "evaluation": optimize.evaluation,
+            "training": optimize.training,
+        }
+        found |= {role: d.credentials.secret_name for role, d in data.items() if d and d.credentials}
+    if settings.store_secret:
+        found[_STORE] = settings.store_secret
+    return found
+
+
+def _claims(model: Model, optimize: Optimize | None) -> tuple[str, ...]:
+    data = (optimize.calibration, optimize.evaluation, optimize.training) if optimize else ()
+    parts = [urlsplit(uri) for uri in (model.uri, *(d.uri for d in data if d))]
     return tuple(dict.fromkeys(part.netloc for part in parts if part.scheme == "pvc"))

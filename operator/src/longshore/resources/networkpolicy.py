@@ -1,18 +1,20 @@
 """NetworkPolicies: who may reach the pods of a model, and whom they may reach."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from longshore.resources.names import COMPONENT, GRPC_PORT, HTTP_PORT, NAME, OPTIMIZER, SERVER, Owner
 
 
-def serving_policy(owner: Owner, fetches: bool) -> dict[str, Any]:
-    """Build the policy of serving pods: requests may come in on the two ports; nothing goes out.
+def serving_policy(owner: Owner, metrics: Iterable[int], fetches: bool) -> dict[str, Any]:
+    """Build the policy of serving pods: requests and scrapes may come in; nothing goes out.
 
     Args:
         owner: the ModelDeployment.
+        metrics: ports that pods tell their metrics on; two revisions may be of different runtimes.
         fetches: an init container fetches the model, so the pods may reach out.
     """
-    ports = [{"port": HTTP_PORT, "protocol": "TCP"}, {"port": GRPC_PORT, "protocol": "TCP"}]
+    ports = [{"port": port, "protocol": "TCP"} for port in dict.fromkeys((HTTP_PORT, GRPC_PORT, *metrics))]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

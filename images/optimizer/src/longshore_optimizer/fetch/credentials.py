@@ -62,7 +62,8 @@ def load(directory: Path | None) -> Credentials:
     """Read a mounted Secret; no directory means no credentials.
 
     Raises:
-        Problem: CredentialsMissing where the directory was promised but is not there.
+        Problem: CredentialsMissing where the directory was promised but is not there, or is empty: the
+            operator mounts a Secret as optional, in a directory of its name.
     """
     if directory is None:
         return Credentials({})
@@ -79,4 +80,10 @@ def load(directory: Path | None) -> Credentials:
         if path.stat().st_size > _LIMIT:
             continue
         values[path.name] = path.read_text(encoding="utf-8", errors="strict").strip()
+    if not values:
+        raise Problem(
+            Reason.CREDENTIALS_MISSING,
+            f"the Secret {directory.name} does not exist or is empty: create it in the namespace of the "
+            "ModelDeployment",
+        )
     return Credentials(values)
