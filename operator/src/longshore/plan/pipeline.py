@@ -16,6 +16,7 @@ from longshore.plan.supported import unsupported_fields
 from longshore.resources.names import RETRY
 from longshore.resources.service import url
 from longshore.resources.serviceaccount import service_account
+from longshore.runtimes.registry import runtime_of
 
 REVISIONS_KEPT = 24
 """Entries of `status.revisions`; the CRD bounds the list."""
@@ -29,6 +30,9 @@ def make_plan(observed: Observed) -> Plan:
         spec = parse_spec(observed.spec)
     except SpecError as error:
         return _keep_serving(observed, Problem("InvalidSpec", f"the spec cannot be understood: {error}"))
+    runtime = runtime_of(spec.serving.runtime)
+    if runtime is not None and (why := runtime.refuses(spec.serving)):
+        return _keep_serving(observed, Problem("RuntimeRefuses", why))
     revision = revision_of(spec)
     optimized = artifact_stage.decide(observed, spec, revision)
     artifact = optimized.outcome.value if isinstance(optimized.outcome, Done) else None

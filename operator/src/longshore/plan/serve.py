@@ -44,7 +44,7 @@ from longshore.resources.model_source import ModelSource, image_volume
 from longshore.resources.networkpolicy import serving_policy
 from longshore.resources.poddisruptionbudget import pod_disruption_budget
 from longshore.resources.serviceaccount import service_account
-from longshore.runtimes.registry import runtime_of
+from longshore.runtimes.registry import metrics_ports, runtime_of
 
 PERSIST = 5.0
 """Seconds between writes of a rollout's clocks and evidence; a crash loses at most this much of them."""
@@ -217,7 +217,7 @@ def _common(observed: Observed, spec: Spec, artifact: Artifact | None) -> tuple[
         fetches = fetches or image_volume(artifact.source, observed.settings) is None
     return (
         service_account(observed.owner),
-        serving_policy(observed.owner, fetches),
+        serving_policy(observed.owner, metrics_ports(), fetches),
         pod_disruption_budget(observed.owner),
     )
 

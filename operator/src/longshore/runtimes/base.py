@@ -66,3 +66,13 @@ class Runtime(Protocol):
     def grace_period(self, serving: Serving) -> int:
         """Give the seconds between SIGTERM and SIGKILL."""
         ...
+
+
+def http_probe(path: str, port: int, period: int, failures: int) -> dict[str, Any]:
+    """Give a probe that asks `path` every `period` seconds and fails after `failures` bad answers."""
+    return {
+        "httpGet": {"path": path, "port": port},
+        "periodSeconds": period,
+        "timeoutSeconds": 2,
+        "failureThreshold": failures,
+    }

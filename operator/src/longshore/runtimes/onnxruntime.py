@@ -6,7 +6,7 @@ from longshore.api.base import seconds
 from longshore.api.serving import RuntimeName, Serving
 from longshore.resources.names import GRPC_PORT, HTTP_PORT
 from longshore.resources.pod import environment
-from longshore.runtimes.base import MODEL_PATH, ContainerInput, MetricSource, Series
+from longshore.runtimes.base import MODEL_PATH, ContainerInput, MetricSource, Series, http_probe
 
 DRAIN_SECONDS = 3
 """Requests go on being answered this long after SIGTERM: kube-proxy needs a second to forget an endpoint."""
@@ -66,9 +66,9 @@ class OnnxRuntime:
                 {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
                 {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
             ],
-            "startupProbe": _probe("/v2/health/ready", period=1, failures=900),
-            "readinessProbe": _probe("/v2/health/ready", period=2, failures=2),
-            "livenessProbe": _probe("/v2/health/live", period=10, failures=6),
+            "startupProbe": http_probe("/v2/health/ready", HTTP_PORT, period=1, failures=900),
+            "readinessProbe": http_probe("/v2/health/ready", HTTP_PORT, period=2, failures=2),
+            "livenessProbe": http_probe("/v2/health/live", HTTP_PORT, period=10, failures=6),
         }
 
     def volumes(self, wanted: ContainerInput) -> list[dict[str, Any]]:
@@ -80,10 +80,4 @@ class OnnxRuntime:
         return GRACE_SECONDS
 
 
-def _probe(path: str, period: int, failures: int) -> dict[str, Any]:
-    return {
-        "httpGet": {"path": path, "port": HTTP_PORT},
-        "periodSeconds": period,
-        "timeoutSeconds": 2,
-        "failureThreshold": failures,
-    }
+RUNTIME = OnnxRuntime()
