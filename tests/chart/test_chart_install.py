@@ -44,8 +44,8 @@ spec:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """An API server of this file's own, which also aggregates roles and collects garbage."""
-    controllers = ["clusterrole-aggregation-controller", "garbage-collector-controller"]
+    """An API server of this file's own, which also aggregates roles."""
+    controllers = ["clusterrole-aggregation-controller"]
     with api_server_process.start(tmp_path_factory.mktemp("install"), controllers=controllers) as running:
         yield running
 
@@ -180,7 +180,7 @@ def converges(kube: Kube, namespace: str, operator: Operator) -> None:
     eventually(lambda: "FieldsNotSupported" in events(), "an event")
     for name in ("served", "optimized"):
         kube.delete(models_path(namespace, name))
-    eventually(lambda: not children("apis/apps/v1", "deployments", "served"), "no Deployment")
+    eventually(lambda: not kube.items(models_path(namespace)), "no ModelDeployment")
 
 
 def test_the_operator_converges_with_the_rights_of_a_cluster_wide_install(
