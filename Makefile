@@ -60,6 +60,12 @@ generate: $(SYNCED) ## Write what is made from the API types: crds/, the chart's
 test-fast: $(SYNCED) ## Run the tests that need no cluster (some start a real API server)
 	$(VENV)/bin/pytest -m "not cluster"
 
+# --- benches
+
+.PHONY: bench-rollout
+bench-rollout: $(SYNCED) ## Measure rollouts: error probabilities, times to a decision, cost, safety
+	$(PYTHON) -m bench.rollout
+
 # --- a real cluster
 
 .PHONY: cluster-build

@@ -28,7 +28,7 @@ from longshore.plan.rollout import (
 from longshore.plan.rollout.actions import SetWeight
 from longshore.plan.rollout.commands import Order
 
-from tests.plan_rollout.rollout_world import BAD, CRASHING, GOOD, NEVER_READY, WRONG, World
+from bench.rollout.world import BAD, CRASHING, GOOD, NEVER_READY, WRONG, World
 
 STAGES = (Stage(10, hold=6.0), Stage(40, hold=None), Stage(80, hold=6.0))
 natures = st.sampled_from([GOOD, BAD, NEVER_READY, CRASHING, WRONG])
@@ -62,6 +62,7 @@ def test_killed_at_any_write_it_ends_in_the_same_place(
     undisturbed = World.serving(nature={"b": nature}, mode=mode)
     undisturbed.run(policy, ticks=1500)
     world = World.serving(nature={"b": nature}, mode=mode)
+    policy = replace(policy, progress_deadline=600.0)
     for _ in range(data.draw(st.integers(0, 60), label="kills")):
         killed(world, policy, data)
     world.run(policy, ticks=1500)
@@ -272,3 +273,22 @@ def test_route_that_is_not_accepted_holds_and_says_so() -> None:
     assert "Gateway web is not found" in decision.waiting.message
     assert world.stable == "a"
     assert world.end()[0] is Phase.STEPPING
+
+
+def test_time_before_pods_are_asked_for_is_not_the_revisions_fault() -> None:
+    policy = Policy(stages=STAGES, preflight=False, progress_deadline=60.0)
+    world = World.serving()
+    for _ in range(200):
+        world.save(world.decide(policy))
+        world.pass_time(2.0)
+    world.run(policy)
+    assert world.end()[:2] == (Phase.IDLE, "b")
+
+
+def test_pods_that_were_kept_for_an_unconfirmed_route_go_in_the_end() -> None:
+    policy = Policy(stages=STAGES, preflight=False)
+    world = World.serving(desired="a")
+    world.wanted["b"] = world.ready["b"] = 1
+    world.canary, world.unconfirmed = "b", 5
+    world.run(policy)
+    assert world.wanted["b"] == 0

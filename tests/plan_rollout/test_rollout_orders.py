@@ -3,7 +3,7 @@ from longshore.api.rollout import Pause, Rollout, Step
 from longshore.plan.rollout import Phase, Policy, commands_of, policy_of
 from longshore.plan.rollout.actions import SetWeight
 
-from tests.plan_rollout.rollout_world import BAD, WRONG, World
+from bench.rollout.world import BAD, WRONG, World
 
 SLOW = policy_of(Rollout(steps=(Step(weight=10, hold="1h"), Step(weight=50, hold="1h"))))
 

@@ -5,7 +5,7 @@ from longshore.plan.analysis.verdict import Verdict
 from longshore.plan.rollout import Phase, Policy, Stage, TrafficMode, policy_of, step_problems
 from longshore.plan.rollout.actions import Mirror, Preview, Scale, SelectStable, SetWeight
 
-from tests.plan_rollout.rollout_world import BAD, CRASHING, NEVER_READY, WRONG, World
+from bench.rollout.world import BAD, CRASHING, NEVER_READY, WRONG, World
 
 CANARY = policy_of(
     Rollout(steps=(Step(weight=5, hold="10s"), Step(weight=25, hold="10s"), Step(weight=50, hold="10s")))

@@ -12,7 +12,7 @@ from longshore.plan.rollout.model import Answer, Phase, RolloutState, Seen, Targ
 from longshore.plan.rollout.orders import obey
 from longshore.plan.rollout.phases import next_state
 from longshore.plan.rollout.policy import Policy
-from longshore.plan.rollout.targets import targets_of
+from longshore.plan.rollout.targets import needed, targets_of
 from longshore.plan.rollout.waiting import Waiting, in_force, waiting_of
 
 LONGEST_TICK = 30.0
@@ -83,10 +83,11 @@ def step(policy: Policy, state: RolloutState | None, seen: Seen) -> Decision:
         events.append(Told(reason != "WaitingForPromotion", f"Rollout{reason}", waiting.message))
     after = replace(after, reason=reason)
     targets = targets_of(policy, after, seen)
+    actions = actions_between(seen, targets)
     return Decision(
         state=after,
         targets=targets,
-        actions=actions_between(seen, targets),
+        actions=actions,
         answers=answers,
         events=tuple(events),
         waiting=waiting,
@@ -96,7 +97,7 @@ def step(policy: Policy, state: RolloutState | None, seen: Seen) -> Decision:
             seen.pods(after.canary).ready,
             seen.pods(after.stable).ready,
         ),
-        next_in=_next_in(after, waiting),
+        next_in=_next_in(after, seen, waiting, bool(actions)),
     )
 
 
@@ -113,21 +114,26 @@ def _timed(policy: Policy, state: RolloutState, seen: Seen) -> RolloutState:
     """Count the time since the last decision where it belongs."""
     elapsed = 0.0 if state.clock is None else min(max(0.0, seen.now - state.clock), LONGEST_TICK)
     state = replace(state, clock=seen.now)
-    if state.phase is Phase.STEPPING:
-        if in_force(policy, state, seen):
-            return replace(state, held=state.held + elapsed, waited=0.0)
-        return replace(state, waited=state.waited + elapsed)
+    if state.phase is Phase.STEPPING and in_force(policy, state, seen):
+        return replace(state, held=state.held + elapsed, waited=0.0)
     if state.phase is Phase.BAKING:
         settled = seen.traffic.weight == 0 and seen.traffic.confirmed
         return replace(state, held=state.held + elapsed) if settled else state
-    if state.phase in (Phase.IDLE, Phase.ABORTED) or state.paused:
+    resting = state.phase in (Phase.IDLE, Phase.ABORTED)
+    if resting or state.paused or (state.phase.tries and not _asked_for(policy, state, seen)):
         return state
     return replace(state, waited=state.waited + elapsed)
 
 
-def _next_in(state: RolloutState, waiting: Waiting | None) -> float | None:
+def _asked_for(policy: Policy, state: RolloutState, seen: Seen) -> bool:
+    """Whether its Deployment asks for the pods: before that, no delay is the new revision's."""
+    return seen.pods(state.canary).wanted >= needed(policy, state, seen)
+
+
+def _next_in(state: RolloutState, seen: Seen, waiting: Waiting | None, acting: bool) -> float | None:
     if state.phase in (Phase.IDLE, Phase.ABORTED):
-        return None
+        settled = not acting and seen.traffic.weight == 0 and seen.traffic.confirmed
+        return None if settled else LOOK_SECONDS
     if state.phase in (Phase.ABORTING, Phase.PROMOTING):
         return LOOK_SECONDS / 2
     if waiting is not None and waiting.seconds is not None:
