@@ -87,3 +87,9 @@ cluster-down: $(SYNCED) ## Stop the cluster and remove all of it
 .PHONY: images
 images: $(SYNCED) ## Build the container images and load them into the cluster
 	@$(CLUSTER_TOOL) images
+
+# --- benches: results go to bench/results
+
+.PHONY: bench-reconcile
+bench-reconcile: $(SYNCED) ## Measure the operator with 200 and 1,000 ModelDeployments
+	$(PYTHON) -m bench.reconcile

@@ -62,7 +62,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
         ClusterError: the API server cannot be reached, or the CRD is missing.
     """
     index, metrics = Index(), Metrics()
-    async with await Cluster.connect() as cluster:
+    async with await Cluster.connect(told=metrics.told) as cluster:
         senses, scraper = Senses(), Scraper()
         examiner = Examiner(senses)
         reconciler = Reconciler(cluster, index, senses, settings, metrics, examiner.examine)

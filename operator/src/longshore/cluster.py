@@ -1,7 +1,7 @@
 """The only file that knows the `kubernetes` client; everything else speaks plain dicts."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,18 +38,27 @@ class ClusterError(Exception):
         return self.status in (0, 409, 429) or self.status >= 500
 
 
+Told = Callable[[str, str], None]
+"""Hears of a request before it is sent: its method, and the plural of its kind."""
+
+
+def _to_nobody(method: str, plural: str) -> None:
+    """Tell nobody."""
+
+
 class Cluster:
     """A connection to one API server; use as an asynchronous context manager."""
 
-    def __init__(self, api: client.ApiClient, host: str) -> None:
+    def __init__(self, api: client.ApiClient, host: str, told: Told = _to_nobody) -> None:
         self._api = api
         self.host = host
-        self.requests = 0
-        self.writes = 0
+        self._told = told
 
     @classmethod
-    async def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Self:
-        """Connect as the pod's ServiceAccount, or as the kubeconfig says.
+    async def connect(
+        cls, kubeconfig: str | None = None, context: str | None = None, told: Told = _to_nobody
+    ) -> Self:
+        """Connect as the pod's ServiceAccount, or as the kubeconfig says; `told` hears of every request.
 
         Raises:
             ClusterError: neither is there or readable.
@@ -67,7 +76,7 @@ class Cluster:
             raise ClusterError(
                 0, "NoConfiguration", f"no cluster to talk to: {error}; set KUBECONFIG"
             ) from None
-        return cls(client.ApiClient(settings), settings.host)
+        return cls(client.ApiClient(settings), settings.host, told)
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,7 +89,7 @@ class Cluster:
     async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
         """Read one object; None when it does not exist."""
         try:
-            return await self._request("GET", kind.path(namespace, name))
+            return await self._request(kind, "GET", kind.path(namespace, name))
         except ClusterError as error:
             if error.status == 404:
                 return None
@@ -89,7 +98,7 @@ class Cluster:
     async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> dict[str, Any]:
         """List objects; the answer is the whole List, with its resourceVersion."""
         query = {"labelSelector": selector} if selector else {}
-        return await self._request("GET", kind.path(namespace), query)
+        return await self._request(kind, "GET", kind.path(namespace), query)
 
     async def apply(
         self, kind: Kind, obj: Mapping[str, Any], subresource: str = "", force: bool = True
@@ -101,25 +110,27 @@ class Cluster:
         metadata = obj["metadata"]
         path = kind.path(metadata["namespace"], metadata["name"]) + (f"/{subresource}" if subresource else "")
         query = {"fieldManager": MANAGER, "force": "true" if force else "false"}
-        return await self._request("PATCH", path, query, obj, "application/apply-patch+yaml")
+        return await self._request(kind, "PATCH", path, query, obj, "application/apply-patch+yaml")
 
     async def merge(self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
         """Patch an object by JSON merge patch (RFC 7396); with a resourceVersion in it, only that version."""
         query = {"fieldManager": MANAGER}
         return await self._request(
-            "PATCH", kind.path(namespace, name), query, patch, "application/merge-patch+json"
+            kind, "PATCH", kind.path(namespace, name), query, patch, "application/merge-patch+json"
         )
 
     async def create(self, kind: Kind, obj: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object."""
         query = {"fieldManager": MANAGER}
-        return await self._request("POST", kind.path(obj["metadata"]["namespace"]), query, obj)
+        return await self._request(kind, "POST", kind.path(obj["metadata"]["namespace"]), query, obj)
 
     async def replace(self, kind: Kind, obj: Mapping[str, Any]) -> dict[str, Any]:
         """Replace an object; its resourceVersion makes this fail if somebody else was first."""
         metadata = obj["metadata"]
         query = {"fieldManager": MANAGER}
-        return await self._request("PUT", kind.path(metadata["namespace"], metadata["name"]), query, obj)
+        return await self._request(
+            kind, "PUT", kind.path(metadata["namespace"], metadata["name"]), query, obj
+        )
 
     async def delete(
         self, kind: Kind, namespace: str, name: str, uid: str, propagation: str = "Background"
@@ -132,13 +143,14 @@ class Cluster:
             "preconditions": {"uid": uid},
         }
         try:
-            await self._request("DELETE", kind.path(namespace, name), body=body)
+            await self._request(kind, "DELETE", kind.path(namespace, name), body=body)
         except ClusterError as error:
             if error.status not in (404, 409):
                 raise
 
     async def _request(
         self,
+        kind: Kind,
         method: str,
         path: str,
         query: Mapping[str, str] | None = None,
@@ -148,8 +160,7 @@ class Cluster:
         headers = {"Accept": "application/json", "Content-Type": content_type}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        self.requests += 1
-        self.writes += method != "GET"
+        self._told(method, kind.plural)
         try:
             response = await self._api.rest_client.request(
                 method, url, headers=headers, body=body, _request_timeout=REQUEST_TIMEOUT

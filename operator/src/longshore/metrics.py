@@ -17,7 +17,12 @@ class Metrics:
             buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
             registry=self.registry,
         )
-        self.writes = Counter("longshore_writes_total", "Writes to the API server.", registry=self.registry)
+        self.requests = Counter(
+            "longshore_api_requests_total",
+            "Requests to the API server, watches apart.",
+            ["verb", "kind"],
+            registry=self.registry,
+        )
         self.failures = Counter(
             "longshore_reconcile_failures_total",
             "Failed reconciles by reason.",
@@ -30,3 +35,7 @@ class Metrics:
         )
         self.leader = Gauge("longshore_leader", "1 while this process leads.", registry=self.registry)
         self.models = Gauge("longshore_modeldeployments", "ModelDeployments seen.", registry=self.registry)
+
+    def told(self, verb: str, kind: str) -> None:
+        """Count a request to the API server."""
+        self.requests.labels(verb, kind).inc()

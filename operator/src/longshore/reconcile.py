@@ -81,13 +81,11 @@ class Reconciler:
         except NameTakenError as error:
             log.warning("%s", error)
             writes, plan = 0, _stalled(plan, Problem("NameTaken", str(error), again=NAME_TAKEN_LOOK))
-        self._metrics.writes.inc(writes)
         if writes > 0 and not observed.status:
             # The children's own controllers answer within a moment: one status write instead of two.
             return min(SECOND_LOOK, plan.requeue_after or SECOND_LOOK)
         told = await write_status(self._cluster, self._index, observed, plan)
         told += await remove_answered(self._cluster, self._index, observed, plan)
-        self._metrics.writes.inc(told)
         self._remember(key, observed, plan)
         if writes or told:
             phase = plan.facts.phase if plan.facts else "Deleting"

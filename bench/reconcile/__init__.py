@@ -1,0 +1,1 @@
+"""How fast, how cheaply and how quietly the operator brings many ModelDeployments to where they belong."""
