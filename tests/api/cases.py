@@ -80,10 +80,6 @@ RULES: dict[str, tuple[Spec, str]] = {
         spec(scaling={"engine": "HPA", "min": 0, "max": 2}),
         "set scaling.min to 1, or engine to Builtin or KEDA",
     ),
-    "hpa-and-replicas": (
-        spec(scaling={"engine": "HPA", "max": 3}, serving={"replicas": 2}),
-        "would fight over the number of pods: remove one",
-    ),
     "metric-prometheus-without-query": (
         spec(scaling={"metrics": [{"type": "Prometheus", "target": 5}]}),
         "type Prometheus needs query and serverAddress: add both",

@@ -74,6 +74,7 @@ def observe(
         has_gateway_api=index.gateway_api,
         telemetry=senses.telemetry.get(key) if senses else None,
         analysed=senses.analysed.get(key) if senses else None,
+        scaled=senses.scaled.get(key) if senses else None,
         preflight=senses.preflight.get(key) if senses else None,
     )
 

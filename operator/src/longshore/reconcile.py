@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from longshore.apply import NameTakenError, apply_plan, remove_answered, write_status
 from longshore.cluster import Cluster, ClusterError
@@ -19,6 +20,7 @@ from longshore.senses import Senses
 from longshore.settings import Settings
 from longshore.store import ArtifactStore
 
+T = TypeVar("T")
 _LOGGER = logging.getLogger(__name__)
 _KINDS = {kind.kind: kind for kind in CHILDREN}
 
@@ -94,10 +96,8 @@ class Reconciler:
 
     def _remember(self, key: Key, observed: Observed, plan: Plan) -> None:
         """Keep what the next plan needs, and start what this one asks for."""
-        if plan.analysed is not None:
-            self._senses.analysed[key] = plan.analysed
-        else:
-            self._senses.analysed.pop(key, None)
+        _keep(self._senses.analysed, key, plan.analysed)
+        _keep(self._senses.scaled, key, plan.scaled)
         (self._senses.listening.add if plan.listen else self._senses.listening.discard)(key)
         if plan.preflight is not None:
             self._examine(observed, plan.preflight)
@@ -138,6 +138,13 @@ SECOND_LOOK = 0.25
 
 NAME_TAKEN_LOOK = 30.0
 """Seconds between looks at an object of somebody else's that is in the way: no watch tells of it."""
+
+
+def _keep(known: dict[Key, T], key: Key, value: T | None) -> None:
+    if value is None:
+        known.pop(key, None)
+    else:
+        known[key] = value
 
 
 def _stalled(plan: Plan, problem: Problem) -> Plan:

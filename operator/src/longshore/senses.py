@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from longshore.index import Key
 from longshore.plan.rollout.model import PreflightView
-from longshore.plan.state import Analysed
+from longshore.plan.state import Analysed, Scaled
 from longshore.plan.telemetry import Telemetry
 
 
@@ -16,10 +16,11 @@ class Senses:
     """Whose pods are asked for their counters."""
     telemetry: dict[Key, Telemetry] = field(default_factory=dict)
     analysed: dict[Key, Analysed] = field(default_factory=dict)
+    scaled: dict[Key, Scaled] = field(default_factory=dict)
     preflight: dict[Key, PreflightView] = field(default_factory=dict)
 
     def forget(self, key: Key) -> None:
         """Forget a ModelDeployment that is gone."""
         self.listening.discard(key)
-        for known in (self.telemetry, self.analysed, self.preflight):
+        for known in (self.telemetry, self.analysed, self.scaled, self.preflight):
             known.pop(key, None)

@@ -65,6 +65,7 @@ def _conditions(facts: Facts) -> Iterable[tuple[str, str, str, str]]:
         ("Optimized", facts.optimized),
         ("Available", facts.available),
         ("Routed", facts.routed),
+        ("Scaled", facts.scaling),
     ):
         if isinstance(outcome, Done):
             yield kind, "True", "Done", outcome.value

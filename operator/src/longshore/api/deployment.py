@@ -10,7 +10,7 @@ from longshore.api.model import Model
 from longshore.api.optimize import Optimize
 from longshore.api.rollout import Rollout
 from longshore.api.route import Route
-from longshore.api.scaling import Engine, Scaling
+from longshore.api.scaling import Scaling
 from longshore.api.serving import Serving
 from longshore.api.status import Status
 
@@ -24,15 +24,6 @@ NAME_LIMIT = 40
 
 class Spec(Part):
     """What is wanted. Everything but model.uri is optional; defaults are never written back."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!has(self.scaling) || !has(self.scaling.engine) || self.scaling.engine == 'Builtin' || "
-            "!has(self.serving) || !has(self.serving.replicas)",
-            "serving.replicas and an HPA or KEDA engine would fight over the number of pods: remove one",
-            lambda s: s.scaling.engine is Engine.BUILTIN or s.serving.replicas is None,
-        ),
-    )
 
     model: Model = Field(description="The model to serve.")
     optimize: Optimize | None = Field(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from longshore.api.status import Optimization, Revision, Side
-from longshore.plan.state import Analysed
+from longshore.plan.state import Analysed, Scaled
 
 T = TypeVar("T")
 
@@ -59,6 +59,7 @@ class Facts:
     optimized: Waiting | Problem | Done[str] | None = None
     available: Waiting | Problem | Done[str] | None = None
     routed: Waiting | Problem | Done[str] | None = None
+    scaling: Waiting | Problem | Done[str] | None = None
     unsupported: tuple[str, ...] = ()
     stable: Side | None = None
     canary: Side | None = None
@@ -96,6 +97,8 @@ class Plan:
     """One-shot annotations of the ModelDeployment that were answered."""
     analysed: Analysed | None = None
     """What the next plan shall find as `Observed.analysed`."""
+    scaled: Scaled | None = None
+    """The same, as `Observed.scaled`."""
     listen: bool = False
     """The pods' counters are needed."""
     preflight: str | None = None

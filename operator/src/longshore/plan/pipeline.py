@@ -6,10 +6,11 @@ from longshore.api import Spec, Status
 from longshore.api.parse import SpecError, parse_spec, unknown_fields
 from longshore.api.status import Optimization, Revision
 from longshore.plan import artifact as artifact_stage
+from longshore.plan import scale as scale_stage
 from longshore.plan import serve as serve_stage
 from longshore.plan.artifact import Artifact
 from longshore.plan.deletion import finalizers, plan_deletion
-from longshore.plan.outcome import Done, Facts, Plan, Problem, Waiting
+from longshore.plan.outcome import Done, Facts, Notice, Plan, Problem, Waiting
 from longshore.plan.revision import revision_of
 from longshore.plan.state import Observed
 from longshore.plan.supported import unsupported_fields
@@ -36,19 +37,22 @@ def make_plan(observed: Observed) -> Plan:
     revision = revision_of(spec)
     optimized = artifact_stage.decide(observed, spec, revision)
     artifact = optimized.outcome.value if isinstance(optimized.outcome, Done) else None
-    serving = serve_stage.decide(observed, spec, revision, artifact)
-    facts = _facts(observed, spec, revision, optimized.outcome, serving)
+    state = serve_stage.rollout_state(observed)
+    load = scale_stage.decide(observed, spec, state.stable if state else None)
+    serving = serve_stage.decide(observed, spec, revision, artifact, load)
+    facts = _facts(observed, spec, revision, optimized.outcome, serving, load)
     return Plan(
         apply=(*_needed_by_job(observed, optimized), *optimized.apply, *serving.apply),
         delete=(*optimized.delete, *serving.delete),
         facts=facts,
-        notices=serving.notices,
+        notices=(*serving.notices, *_scaled(observed, load)),
         requeue_after=_soonest(_again(optimized.outcome), serving.again, _again(serving.outcome)),
         rests_on=serving.rests_on,
         finalizers=finalizers(observed),
         answered=(*_answered_retry(observed, artifact), *serving.answered),
         analysed=serving.analysed,
-        listen=serving.listen,
+        scaled=load.scaled,
+        listen=serving.listen or load.listens,
         preflight=serving.preflight,
     )
 
@@ -58,6 +62,25 @@ def _needed_by_job(
 ) -> tuple[Mapping[str, object], ...]:
     """The Job's pod runs under the model's ServiceAccount, which may not stand yet."""
     return (service_account(observed.owner),) if optimized.apply else ()
+
+
+def _scaled(observed: Observed, load: scale_stage.ScaleStage) -> tuple[Notice, ...]:
+    """Give an event for a change of the number of pods."""
+    before = observed.scaled.reason if observed.scaled else ""
+    return (Notice("Normal", "Scaled", load.reason),) if load.reason not in ("", before) else ()
+
+
+def _scaling(observed: Observed, load: scale_stage.ScaleStage) -> Done[str] | Waiting | None:
+    """Say why there are as many pods as there are; the sentence changes only when the number does."""
+    if load.scaled is None:
+        return None
+    if load.problem:
+        return Waiting("Held", "the number of pods is held: what would lower it could not be read")
+    told = [
+        c for c in observed.status.get("conditions", ()) if c["type"] == "Scaled" and c["status"] == "True"
+    ]
+    standing = told[0]["message"] if told else "the number of pods follows the load"
+    return Done(load.reason or standing)
 
 
 def _answered_retry(observed: Observed, artifact: Artifact | None) -> tuple[str, ...]:
@@ -96,6 +119,7 @@ def _facts(
     revision: str,
     optimized: Done[Artifact] | Waiting | Problem,
     serving: serve_stage.ServeStage,
+    load: scale_stage.ScaleStage,
 ) -> Facts:
     outcomes = (optimized, serving.outcome, serving.routed)
     stalled = next((o for o in outcomes if isinstance(o, Problem)), None)
@@ -120,6 +144,7 @@ def _facts(
         optimized=_stage(optimized),
         available=serving.outcome,
         routed=serving.routed,
+        scaling=_scaling(observed, load),
         unsupported=(
             *unsupported_fields(spec),
             *(f"{f} (unknown to this version)" for f in unknown_fields(observed.spec)),

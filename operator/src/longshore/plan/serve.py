@@ -31,6 +31,7 @@ from longshore.plan.rollout import (
     step,
 )
 from longshore.plan.rollout.actions import SelectStable
+from longshore.plan.scale import ScaleStage
 from longshore.plan.state import Analysed, DeploymentView, Observed
 from longshore.plan.traffic import (
     Routed,
@@ -73,14 +74,9 @@ class ServeStage:
     preflight: str | None = None
 
 
-def wanted_replicas(spec: Spec) -> int:
-    """Give the number of pods that the spec asks for."""
-    if spec.serving.replicas is not None:
-        return spec.serving.replicas
-    return max(spec.scaling.min, 1)
-
-
-def decide(observed: Observed, spec: Spec, target: str, artifact: Artifact | None) -> ServeStage:
+def decide(
+    observed: Observed, spec: Spec, target: str, artifact: Artifact | None, load: ScaleStage
+) -> ServeStage:
     """Decide what serves.
 
     Args:
@@ -88,15 +84,16 @@ def decide(observed: Observed, spec: Spec, target: str, artifact: Artifact | Non
         spec: what is wanted.
         target: the revision of the spec.
         artifact: what the target loads; None while that is not known: what answers goes on.
+        load: how many pods the present load needs.
     """
-    state = _state(observed)
+    state = rollout_state(observed)
     routed = look_at_route(observed, spec)
     traffic = look_at_traffic(observed, routed)
     judged, judgement = _judgement(observed, spec, state)
     seen = Seen(
         now=observed.now,
         desired=target if artifact is not None else None,
-        load_replicas=wanted_replicas(spec),
+        load_replicas=load.replicas,
         revisions={d.revision: _view(observed, d) for d in observed.deployments if not d.deleting},
         traffic=traffic,
         known=frozenset(d.revision for d in observed.deployments if d.template is not None),
@@ -130,7 +127,7 @@ def decide(observed: Observed, spec: Spec, target: str, artifact: Artifact | Non
 
 def keep(observed: Observed) -> ServeStage:
     """Say who answers while the spec cannot be understood: nothing changes."""
-    state = _state(observed) or RolloutState()
+    state = rollout_state(observed) or RolloutState()
     standing = observed.deployment(state.stable) if state.stable else None
     if standing is None:
         return ServeStage(Waiting("NothingServes", "nothing serves yet"))
@@ -140,7 +137,8 @@ def keep(observed: Observed) -> ServeStage:
     return ServeStage(_availability(observed, standing.revision), stable=side)
 
 
-def _state(observed: Observed) -> RolloutState | None:
+def rollout_state(observed: Observed) -> RolloutState | None:
+    """Read what the last plan left in status; None at first."""
     raw = observed.status.get("rollout", {}).get("state")
     return load_state(raw) if raw is not None else None
 

@@ -7,6 +7,7 @@ from typing import Any
 from longshore.plan.analysis.counters import PodSample
 from longshore.plan.analysis.judge import AnalysisState
 from longshore.plan.rollout.model import PreflightView
+from longshore.plan.scaling.state import State
 from longshore.plan.telemetry import Telemetry
 from longshore.resources.deployment import Provenance
 from longshore.resources.names import Owner
@@ -99,6 +100,17 @@ class Analysed:
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """What is remembered between looks at the load; a fresh one holds what stands."""
+
+    state: State = field(default_factory=State)
+    replicas: int | None = None
+    looked_at: float = 0.0
+    reason: str = ""
+    """Why the number last changed, in one line."""
+
+
+@dataclass(frozen=True)
 class RouteClaim:
     """A route that another ModelDeployment wants as well."""
 
@@ -135,6 +147,8 @@ class Observed:
     """The latest round of what the pods told; None where nobody asked."""
     analysed: Analysed | None = None
     """What the last plan remembered; None after a start."""
+    scaled: Scaled | None = None
+    """The same, of scaling."""
     preflight: PreflightView | None = None
 
     def deployment(self, revision: str) -> DeploymentView | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from longshore.api import Spec
 from longshore.api.rollout import Strategy
-from longshore.api.scaling import Engine
+from longshore.api.scaling import Engine, Signal
 from longshore.api.serving import RuntimeName
 from longshore.runtimes.registry import runtime_of
 
@@ -30,15 +30,12 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         "a model does not go to zero by itself; one pod is kept",
     ),
     (
-        "scaling.max",
-        lambda s: s.scaling.max is not None and s.scaling.max > max(s.scaling.min, 1),
-        "the number of pods stays at scaling.min; set serving.replicas, or scale the ModelDeployment",
+        "scaling.metrics",
+        lambda s: any(m.type in (Signal.PROMETHEUS, Signal.GPU) for m in s.scaling.metrics),
+        "no PromQL and no GPU is asked; other metrics are",
     ),
-    ("scaling.metrics", lambda s: bool(s.scaling.metrics), "no metric is read"),
     ("scaling.engine", lambda s: s.scaling.engine is not Engine.BUILTIN, "no HPA or ScaledObject is made"),
     ("scaling.warm", lambda s: s.scaling.warm > 0, "no paused pod is kept"),
-    ("scaling.schedules", lambda s: bool(s.scaling.schedules), "schedules are not followed"),
-    ("scaling.forecast", lambda s: s.scaling.forecast is not None, "load is not forecast"),
     ("scaling.budget", lambda s: s.scaling.budget is not None, "no budget is kept"),
     (
         "rollout.strategy",

@@ -23,6 +23,7 @@ class OnnxRuntime:
         path="/metrics",
         series={
             "requests": (Series("longshore_requests_total"),),
+            "succeeded": (Series("nv_inference_request_success"),),
             "errors": (Series("longshore_requests_failed_total"),),
             "slow": (Series("longshore_requests_over_objective_total"),),
             "executions": (Series("nv_inference_exec_count"),),
@@ -33,6 +34,8 @@ class OnnxRuntime:
             "pending": (Series("nv_inference_pending_request_count"),),
             "in_flight": (Series("longshore_requests_in_flight"),),
             "open_streams": (Series("longshore_streams"),),
+            "cpu_seconds": (Series("process_cpu_seconds_total"),),
+            "workers": (Series("longshore_workers_ready"),),
         },
     )
 

@@ -1,0 +1,97 @@
+"""An HTTPS server on the node, with a certificate of its own: where users' files come from."""
+
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+
+@dataclass
+class FileServer:
+    """Serves `files` by path; what is not there is a 404."""
+
+    address: str
+    port: int
+    certificate: bytes
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def put(self, path: str, content: bytes) -> str:
+        """Serve content; gives its address."""
+        self.files[f"/{path}"] = content
+        return self.url(path)
+
+    def url(self, path: str) -> str:
+        """Give the address of a path, served or not."""
+        return f"https://{self.address}:{self.port}/{path}"
+
+
+@contextmanager
+def serve(address: str, directory: Path) -> Iterator[FileServer]:
+    """Serve on an address of this machine that pods can reach."""
+    key_file, certificate_file, certificate = _certificate(address, directory)
+    files: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            content = files.get(self.path.partition("?")[0])
+            self.send_response(200 if content is not None else 404)
+            body = content if content is not None else b"not here\n"
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer((address, 0), Handler)
+    server.daemon_threads = True
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate_file, key_file)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield FileServer(address, server.server_address[1], certificate, files)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+
+def _certificate(address: str, directory: Path) -> tuple[Path, Path, bytes]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "files")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    key_file, certificate_file = directory / "key.pem", directory / "certificate.pem"
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    certificate_file.write_bytes(pem)
+    return key_file, certificate_file, pem

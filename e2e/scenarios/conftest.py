@@ -1,0 +1,130 @@
+"""Fixtures of the scenarios: an operator at work on the real cluster, and a namespace of one's own."""
+
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from e2e.kit import https, registry
+from e2e.kit.https import FileServer
+from e2e.kit.kube import Kube
+from e2e.kit.model_deployment import ModelDeployment
+from e2e.kit.wait import eventually
+
+NODE_ADDRESS = "10.244.0.1"
+"""The node as pods reach it."""
+REGISTRY_FROM_PODS = f"{NODE_ADDRESS}:5000"
+REGISTRY_FROM_NODE = "localhost:5000"
+OWNED = "deployments,services,jobs,pods,serviceaccounts,poddisruptionbudgets,networkpolicies"
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Operator:
+    """The operator as a process of this machine; `kill` and `start` are what a crash and a restart are."""
+
+    kubeconfig: Path
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    str(ROOT / ".venv/bin/longshore"),
+                    *("operator", "run", "--port", "0", "--no-elect"),
+                    *("--store", f"oci://{REGISTRY_FROM_PODS}/longshore", "--store-plain-http"),
+                    *("--node-registry", f"{REGISTRY_FROM_PODS}={REGISTRY_FROM_NODE}"),
+                    *("--plain-http-registry", REGISTRY_FROM_PODS),
+                ],
+                env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
+                stderr=log,
+                stdout=log,
+            )
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """End it, by SIGKILL as a crash does or by SIGTERM as a rolling update does."""
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(30)
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def kube(cluster: Cluster) -> Kube:
+    """Talk to the real cluster."""
+    return Kube(cluster.kubeconfig, cluster.binaries / "kubectl")
+
+
+@pytest.fixture(scope="session")
+def operator(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """The operator, out of the cluster."""
+    kube("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    kube("wait", "--for=condition=Established", "crd/modeldeployments.longshore.dev", "--timeout=30s")
+    running = Operator(kube.kubeconfig, tmp_path_factory.mktemp("operator") / "operator.log")
+    running.start()
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
+    """An HTTPS server that pods can reach."""
+    with https.serve(NODE_ADDRESS, tmp_path_factory.mktemp("https")) as server:
+        yield server
+
+
+@pytest.fixture
+def namespace(kube: Kube, operator: Operator, files: FileServer) -> Iterator[str]:
+    """A namespace with restricted pod security; at the end nothing that Longshore made may be left in it."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    kube("create", "namespace", name)
+    kube("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    kube(
+        "create",
+        "secret",
+        "generic",
+        "files",
+        "-n",
+        name,
+        f"--from-literal=ca.crt={files.certificate.decode()}",
+    )
+    try:
+        yield name
+        kube("delete", "modeldeployments", "--all", "-n", name, "--timeout=60s")
+
+        def nothing_left() -> bool:
+            left = kube.list(OWNED, name, "app.kubernetes.io/managed-by=longshore")
+            assert not left, [f"{o['kind']}/{o['metadata']['name']}" for o in left]
+            return True
+
+        eventually(nothing_left, "everything is gone with the ModelDeployment", 90)
+    finally:
+        kube("delete", "modeldeployments", "--all", "-n", name, "--ignore-not-found", "--wait=false")
+        kube("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def deployment(kube: Kube, namespace: str) -> Callable[[str], ModelDeployment]:
+    """Make ModelDeployments in the test's namespace."""
+    return lambda name: ModelDeployment(kube, namespace, name)
+
+
+@pytest.fixture(scope="session")
+def push() -> Callable[..., str]:
+    """Push a model directory to the node's registry; gives the uri for a spec."""
+
+    def push_files(repository: str, tag: str = "1", **contents: bytes) -> str:
+        named = {name.replace("__", "."): content for name, content in contents.items()}
+        registry.push(REGISTRY_FROM_NODE, repository, tag, named)
+        return f"oci://{REGISTRY_FROM_PODS}/{repository}:{tag}"
+
+    return push_files

@@ -1,0 +1,224 @@
+"""Bad input: a clear reason with cause and next step, what serves goes on, and fixing the spec recovers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from e2e.kit.https import FileServer
+from e2e.kit.kube import Kube, KubectlError
+from e2e.kit.model_deployment import ModelDeployment
+from e2e.kit.models import classifier, digits, npz
+from e2e.kit.wait import eventually
+
+pytestmark = pytest.mark.cluster
+New = Callable[[str], ModelDeployment]
+Push = Callable[..., str]
+CREDENTIALS = {"secretName": "files"}
+GOOD = classifier(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+
+
+def unknown_operator() -> bytes:
+    """A model that needs an operator which the runtime lacks."""
+    graph = helper.make_graph(
+        [helper.make_node("Imaginary", ["x"], ["y"], domain="example.nowhere")],
+        "unknown",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("example.nowhere", 1)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+
+
+def escaping_data() -> bytes:
+    """A model whose external data lies outside of its directory."""
+    model = onnx.load_from_string(GOOD)
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        entry = tensor.external_data.add()
+        entry.key, entry.value = "location", "../../etc/passwd"
+    return bytes(model.SerializeToString())
+
+
+def not_a_number() -> bytes:
+    """A model that answers NaN."""
+    return classifier(np.full((4, 4), np.nan, dtype=np.float32), np.zeros(4, np.float32))
+
+
+CASES: list[Any] = [
+    pytest.param({"content": b"this is a text file\n"}, "text", id="a text file called model.onnx"),
+    pytest.param({"content": GOOD[: len(GOOD) // 2]}, "truncated", id="a truncated file"),
+    pytest.param({"content": unknown_operator()}, "Imaginary", id="an operator that the runtime lacks"),
+    pytest.param({"content": escaping_data()}, "outside", id="external data outside of the directory"),
+    pytest.param({"content": GOOD, "sha256": "0" * 64}, "sha256", id="a wrong sha256"),
+    pytest.param({"content": None}, "404", id="a uri that is not there"),
+]
+
+
+@pytest.mark.parametrize("optimized", [True, False], ids=["with a Job", "served as it is"])
+@pytest.mark.parametrize(("case", "said"), CASES)
+def test_a_bad_model_is_named_and_a_fixed_spec_recovers(
+    deployment: New, files: FileServer, case: Mapping[str, Any], said: str, optimized: bool
+) -> None:
+    model = deployment("bad")
+    bad: dict[str, Any] = {"uri": files.url("missing.onnx"), "credentials": CREDENTIALS}
+    if case["content"] is not None:
+        bad["uri"] = files.put(f"bad-{abs(hash(case['content']))}.onnx", case["content"])
+    if "sha256" in case:
+        bad["sha256"] = case["sha256"]
+    rest: dict[str, Any] = {"optimize": {}} if optimized else {}
+    model.apply({"model": bad, **rest})
+    stalled = model.wait_for("Stalled", "True", seconds=120)
+    assert said.lower() in stalled["message"].lower(), stalled
+    assert model.condition("Ready")["status"] == "False"
+    model.apply({"model": {"uri": files.put("good.onnx", GOOD), "credentials": CREDENTIALS}})
+    model.wait_ready()
+    assert model.condition("Stalled")["status"] == "False"
+
+
+def test_what_serves_goes_on_while_a_new_spec_is_bad(deployment: New, files: FileServer, push: Push) -> None:
+    model = deployment("serving")
+    model.apply({"model": {"uri": push("serving", model__onnx=GOOD)}})
+    first = model.wait_ready()["status"]["stable"]["revision"]
+    model.apply({"model": {"uri": files.url("missing.onnx"), "credentials": CREDENTIALS}, "optimize": {}})
+    stalled = model.wait_for("Stalled", "True")
+    assert "404" in stalled["message"]
+    assert model.condition("Ready")["status"] == "True"
+    assert model.read()["status"]["stable"]["revision"] == first
+    assert model.infer({"x": np.eye(4, dtype=np.float32)})["probabilities"].shape == (4, 4)
+
+
+DATA_CASES: list[Any] = [
+    pytest.param(
+        {"calibration": npz(x=np.zeros((8, 3), np.float32))}, "shape", id="calibration of a wrong shape"
+    ),
+    pytest.param(
+        {"calibration": npz(x=np.zeros((8, 64), np.complex64))}, "dtype", id="calibration of a wrong dtype"
+    ),
+    pytest.param(
+        {"evaluation": npz(x=np.zeros((0, 64), np.float32), labels=np.zeros(0, np.int64))},
+        "empty",
+        id="an empty evaluation set",
+    ),
+]
+
+
+@pytest.mark.parametrize(("bad", "said"), DATA_CASES)
+def test_bad_data_is_named(deployment: New, files: FileServer, bad: Mapping[str, bytes], said: str) -> None:
+    data = digits()
+    content = {"calibration": data.calibration, "evaluation": data.evaluation, **bad}
+    model = deployment("data")
+    optimize = {k: {"uri": files.put(f"{k}-{abs(hash(v))}.npz", v)} for k, v in content.items()}
+    model.apply(
+        {
+            "model": {"uri": files.put("digits.onnx", data.model), "credentials": CREDENTIALS},
+            "optimize": optimize,
+        }
+    )
+    stalled = model.wait_for("Stalled", "True")
+    assert said in stalled["message"].lower(), stalled
+
+
+def test_a_model_that_answers_nan_is_refused_by_the_job(deployment: New, files: FileServer) -> None:
+    model = deployment("nan")
+    evaluation = npz(x=np.eye(4, dtype=np.float32), labels=np.arange(4))
+    model.apply(
+        {
+            "model": {"uri": files.put("nan.onnx", not_a_number()), "credentials": CREDENTIALS},
+            "optimize": {"evaluation": {"uri": files.put("nan.npz", evaluation)}},
+        }
+    )
+    assert "nan" in model.wait_for("Stalled", "True")["message"].lower()
+
+
+def test_nothing_within_the_limits_fails_where_that_is_asked(deployment: New, files: FileServer) -> None:
+    data = digits()
+    model = deployment("strict")
+    model.apply(
+        {
+            "model": {"uri": files.put("digits.onnx", data.model), "credentials": CREDENTIALS},
+            "optimize": {
+                "calibration": {"uri": files.put("calibration.npz", data.calibration)},
+                "evaluation": {"uri": files.put("evaluation.npz", data.evaluation), "maxDrop": 0},
+                "limits": {"size": "10"},
+                "onMiss": "Fail",
+            },
+        }
+    )
+    stalled = model.wait_for("Stalled", "True", seconds=240)
+    assert "limits" in stalled["message"] or "size" in stalled["message"], stalled
+
+
+def test_a_missing_secret_is_named_and_found_once_it_is_there(
+    deployment: New, files: FileServer, kube: Kube
+) -> None:
+    model = deployment("secretive")
+    uri = files.put("good.onnx", GOOD)
+    model.apply({"model": {"uri": uri, "credentials": {"secretName": "later"}}, "optimize": {}})
+    stalled = model.wait_for("Stalled", "True")
+    assert "later" in stalled["message"]
+    certificate = files.certificate.decode()
+    kube(
+        "create", "secret", "generic", "later", "-n", model.namespace, f"--from-literal=ca.crt={certificate}"
+    )
+    model.wait_ready(180)
+
+
+def test_a_job_that_needs_more_memory_than_it_may_use(deployment: New, files: FileServer) -> None:
+    model = deployment("large")
+    model.apply(
+        {
+            "model": {"uri": files.put("good.onnx", GOOD), "credentials": CREDENTIALS},
+            "optimize": {"resources": {"limits": {"memory": "24Mi", "cpu": "1"}}},
+        }
+    )
+    stalled = model.wait_for("Stalled", "True")
+    assert stalled["reason"] == "OutOfMemory", stalled
+    assert "optimize.resources.limits.memory" in stalled["message"]
+
+
+def test_a_pod_that_no_node_can_take_is_told_in_the_schedulers_words(deployment: New, push: Push) -> None:
+    model = deployment("huge")
+    uri = push("huge", model__onnx=GOOD)
+    model.apply(
+        {
+            "model": {"uri": uri},
+            "serving": {"resources": {"requests": {"cpu": "900"}, "limits": {"cpu": "900"}}},
+        }
+    )
+    stalled = model.wait_for("Stalled", "True", "Unschedulable", 30)
+    assert "Insufficient cpu" in stalled["message"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"model": {"uri": "oci://r/m:1"}, "sclaing": {}}, "sclaing"),
+        ({"model": {"uri": "ftp://r/m"}}, "spec.model.uri"),
+        ({"model": {"uri": "oci://r/m:1"}, "scaling": {"min": 3, "max": 2}}, "raise max or lower min"),
+        ({"model": {"uri": "oci://r/m:1"}, "scaling": {"min": -1}}, "spec.scaling.min"),
+        ({"model": {"uri": "oci://r/m.pkl", "allowPickle": True}}, "pin the file"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_the_api_server(
+    deployment: New, spec: Mapping[str, Any], said: str
+) -> None:
+    with pytest.raises(KubectlError, match=said):
+        deployment("refused").apply(spec)
+
+
+def test_deletion_while_a_job_runs_leaves_nothing(deployment: New, files: FileServer, kube: Kube) -> None:
+    data = digits()
+    model = deployment("brief")
+    model.apply(
+        {
+            "model": {"uri": files.put("digits.onnx", data.model), "credentials": CREDENTIALS},
+            "optimize": {"evaluation": {"uri": files.put("evaluation.npz", data.evaluation)}},
+        }
+    )
+    eventually(lambda: kube.list("jobs", model.namespace), "a Job was made", 30)
+    kube("delete", "modeldeployment", "brief", "-n", model.namespace, "--timeout=60s")
