@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from longshore.api.scaling import Signal
 from longshore.plan.scaling.curve import CurveFit
-from longshore.plan.scaling.demand import Demand, demand_of
+from longshore.plan.scaling.demand import Demand, demand_of, follow_surges
 from longshore.plan.scaling.gather import gather
 from longshore.plan.scaling.inputs import Decision, Observation, Policy, RevisionLoad
 from longshore.plan.scaling.queueing import ServiceCurve
@@ -54,7 +54,7 @@ def step(policy: Policy, state: State, seen: Observation) -> tuple[State, Decisi
     state = _track_idle(state, seen, tick)
     demand = demand_of(policy, state, seen.now)
     if demand is not None:
-        state = _correct(policy, state, demand, seen)
+        state = follow_surges(policy, _correct(policy, state, demand, seen), demand, seen.now)
     reference = _reference(seen.revisions)
     curve = _curve(policy, state, reference)
     if total == 0 and reference is not None:
@@ -79,6 +79,8 @@ def step(policy: Policy, state: State, seen: Observation) -> tuple[State, Decisi
     words = asked.words or "no signal could be read"
     if asked.pods is not None:
         words += f", needs {asked.pods:.1f}"
+    if demand is not None and demand.rate > 1.15 * max(demand.stable.rate, demand.recent.rate):
+        words += f"; {demand.recent.rate:.3g} rps now, the rest is room for load expected from experience"
     lower = asked.pods is None or math.ceil(asked.pods - _ROUNDING) < after
     if limit:
         words += f"; {limit}"
@@ -315,7 +317,7 @@ def _correct(policy: Policy, state: State, demand: Demand, seen: Observation) ->
     if stable.slow_share is None or stable.judged < 50:
         return state
     ready = sum(r.ready for r in seen.revisions)
-    settled = ready > 0 and all(entry.ready == ready for entry in state.entries) and not demand.surging
+    settled = ready > 0 and all(entry.ready == ready for entry in state.entries) and demand.before is None
     if not settled or any(r.ready < r.replicas for r in seen.revisions):
         return state
     allowed = 1 - objective.percentile

@@ -1,15 +1,12 @@
 """The request rate to plan for: measured, surging, growing until new pods are ready, forecast."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from longshore.plan.scaling.inputs import Policy
 from longshore.plan.scaling.state import State
+from longshore.plan.scaling.surges import rate_before
 from longshore.plan.scaling.window import Averages, averages, trend
-
-_SURGE_SIGMA = 4.5
-"""The panic window counts when its requests exceed what the stable window expects by this many standard
-deviations: with a look every 2 s, Poisson noise does so less than once in a week."""
 
 _TREND_SIGMA = 4.0
 _MOST_GROWTH = 1.1
@@ -25,7 +22,8 @@ class Demand:
     rate: float
     stable: Averages
     recent: Averages
-    surging: bool
+    before: float | None
+    """Rate before the burst that is going on, None without one."""
     forecast: str = ""
 
 
@@ -35,7 +33,8 @@ def demand_of(policy: Policy, state: State, now: float) -> Demand | None:
     recent = averages(state.entries, now, policy.panic_window)
     if stable is None or recent is None or recent.coverage <= 0:
         return None
-    surging = _is_surge(stable, recent, state.dispersion)
+    before = rate_before(stable, recent, state.dispersion)
+    surging = before is not None
     rate = max(stable.rate, recent.rate) if surging else stable.rate
     level, slope, error = trend(state.entries, now)
     growing = slope > _TREND_SIGMA * error * math.sqrt(state.dispersion)
@@ -44,19 +43,9 @@ def demand_of(policy: Policy, state: State, now: float) -> Demand | None:
         highest = max(stable.rate, recent.rate)
         rate = max(rate, min(level + ahead, highest * _MOST_GROWTH))
     rate = max(rate, min(rate + _backlog(state, recent), max(stable.rate, recent.rate) * _MOST_GROWTH))
+    rate = state.surges.room(now, rate)
     rate, told = _with_forecast(policy, state, now, rate)
-    return Demand(rate, stable, recent, surging, told)
-
-
-def _is_surge(stable: Averages, recent: Averages, dispersion: float) -> bool:
-    before_seconds = stable.seconds - recent.seconds
-    if before_seconds <= 0:
-        return False
-    before = max(stable.rate * stable.seconds - recent.rate * recent.seconds, 0.0) / before_seconds
-    expected = before * recent.seconds
-    # Both counts are noisy; a handful of requests after silence is no surge of a busy model.
-    deviation = math.sqrt(dispersion * max(expected * (1 + recent.seconds / before_seconds), 4.0))
-    return recent.rate * recent.seconds - expected > _SURGE_SIGMA * deviation
+    return Demand(rate, stable, recent, before, told)
 
 
 def _still_grows(policy: Policy, state: State, recent: Averages, now: float) -> bool:
@@ -92,3 +81,10 @@ def _with_forecast(policy: Policy, state: State, now: float, rate: float) -> tup
     if not season.usable:
         return rate, f"{told}; not followed until it is better"
     return max(rate, expected), told
+
+
+def follow_surges(policy: Policy, state: State, demand: Demand, now: float) -> State:
+    """Learn what bursts do in the time that it takes to notice them and to start pods."""
+    horizon = state.readiness_seconds + policy.panic_window + 2 * _TICK_SECONDS
+    surges = state.surges.follow(now, demand.before, demand.recent.rate, horizon)
+    return replace(state, surges=surges)

@@ -105,7 +105,7 @@ def _timed(target: Target, load: Load, percentile: float | None) -> Need:
         pods = load.rate / per_pod * load.correction
         short = load.stable.seconds < load.recent_window
         if load.ready and (short or not load.curve.known):
-            pods, words = _while_learning(target, load, pods, words)
+            pods, words = _while_learning(target, load, load.curve.known, pods, words)
         return Need(pods, words)
     # No number of pods holds it: run at half load, where queueing adds little to the bare run time.
     own = milliseconds(load.curve.latency(0.0, percentile or 0.5))
@@ -117,7 +117,7 @@ def _timed(target: Target, load: Load, percentile: float | None) -> Need:
     )
 
 
-def _while_learning(target: Target, load: Load, pods: float, words: str) -> tuple[float, str]:
+def _while_learning(target: Target, load: Load, known: bool, pods: float, words: str) -> tuple[float, str]:
     """Let what is measured outweigh a model that has seen too little.
 
     Good answers ask for no more pods. Very good ones let one pod go, slowly: a different load per pod is
@@ -128,7 +128,7 @@ def _while_learning(target: Target, load: Load, pods: float, words: str) -> tupl
         return pods, words
     words = f"{words}, run times still being learned"
     very_good = queue <= target.seconds / 4 and slow <= (1 - target.percentile) / 5
-    if very_good and not load.curve.known and load.ready >= _LEAST_TO_PROBE:
+    if very_good and not known and load.ready >= _LEAST_TO_PROBE:
         return min(pods, load.ready - 1.25), words
     return min(pods, float(load.ready)), words
 

@@ -1,12 +1,13 @@
 """What is remembered between ticks: small, frozen, and the same after a trip through JSON."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter, ValidationError
 
 from longshore.plan.scaling.counters import Baseline
 from longshore.plan.scaling.curve import CurveFit
 from longshore.plan.scaling.forecast import Seasonal
+from longshore.plan.scaling.surges import Surges
 from longshore.plan.scaling.window import Tick
 
 DEFAULT_READINESS = 10.0
@@ -40,6 +41,7 @@ class State:
     dispersion: float = 1.0
     correction: float = 1.0
     """Learned: how many times the model's pods it takes to hold the objective."""
+    surges: Surges = field(default_factory=Surges)
     idle_since: float | None = None
     missing_since: float | None = None
     lowered_at: float = 0.0
