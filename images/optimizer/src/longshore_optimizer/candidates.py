@@ -28,8 +28,7 @@ from longshore_optimizer.techniques.build import Built
 from longshore_optimizer.verify import Runnable
 
 LOSSLESS_TOLERANCE = 1e-4
-"""Largest error of a lossless rewrite relative to an output's root mean square (float32 sums in another
-order)."""
+"""Largest error of a lossless rewrite relative to an output's largest value: float32 sums in another order."""
 
 _SMOKE_SAMPLES = 4
 _BUILD_TIMEOUT = 1200.0
@@ -321,8 +320,7 @@ def facts_of(path: Path, runnable: Runnable) -> ModelFacts:
 
 
 def lossless_difference(reference: Outputs, values: Outputs) -> float:
-    """Largest error relative to each output's root mean square; infinite where something is not
-    comparable."""
+    """Largest error relative to each sample's largest value; infinite where something is not comparable."""
     worst = 0.0
     for name, wanted in reference.items():
         given = values.get(name)
@@ -340,8 +338,7 @@ def lossless_difference(reference: Outputs, values: Outputs) -> float:
             same = (x == y) | (np.isnan(x) & np.isnan(y))
             if same.all():
                 continue
-            finite = x[np.isfinite(x)]
-            scale = float(np.sqrt(np.mean(finite**2))) if finite.size else 0.0
+            scale = float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0))
             error = float(np.max(np.abs(x - y)[~same]))
             worst = max(worst, error / max(scale, 1e-6) if np.isfinite(error) else float("inf"))
     return worst

@@ -199,8 +199,8 @@ def main() -> int:
     except _Terminated:
         ended = Problem(
             Reason.DEADLINE_EXCEEDED,
-            "the Job was ended from outside (deadline passed, node drained or deleted) before it was done: raise "
-            "budget.time, or try again",
+            "the Job was ended from outside (deadline passed, node drained or deleted) before it was done: "
+            "raise budget.time, or try again",
             retryable=True,
         )
         return _end(report_message.failed(ended), exit_code(ended.reason))

@@ -5,7 +5,8 @@ import shutil
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -25,6 +26,9 @@ class _Member:
     size: int
     is_directory: bool
     unsafe: str | None
+
+
+Members = Generator[tuple[_Member, IO[bytes]], None, None]
 
 
 def is_tar(path: Path) -> bool:
@@ -70,7 +74,7 @@ def extract_tar_stream(
         raise Problem(Reason.TRUNCATED, f"the layer {name} is damaged ({error}): push it again") from error
 
 
-def _tar_members(bundle: tarfile.TarFile) -> Iterator[tuple[_Member, IO[bytes]]]:
+def _tar_members(bundle: tarfile.TarFile) -> Members:
     for info in bundle:
         unsafe = None
         if info.issym() or info.islnk():
@@ -81,7 +85,7 @@ def _tar_members(bundle: tarfile.TarFile) -> Iterator[tuple[_Member, IO[bytes]]]
         yield _Member(info.name, info.size, info.isdir(), unsafe), stream or io.BytesIO()
 
 
-def _zip_members(bundle: zipfile.ZipFile) -> Iterator[tuple[_Member, IO[bytes]]]:
+def _zip_members(bundle: zipfile.ZipFile) -> Members:
     for info in bundle.infolist():
         mode = info.external_attr >> 16
         unsafe = "is a link" if stat.S_ISLNK(mode) else "is encrypted" if info.flag_bits & 1 else None
@@ -92,22 +96,22 @@ def _zip_members(bundle: zipfile.ZipFile) -> Iterator[tuple[_Member, IO[bytes]]]
             yield _Member(info.filename, info.file_size, False, None), stream
 
 
-def _unpack(
-    members: Iterator[tuple[_Member, IO[bytes]]], destination: Path, settings: FetchSettings, budget: int
-) -> None:
+def _unpack(members: Members, destination: Path, settings: FetchSettings, budget: int) -> None:
     written = 0
-    for number, (member, stream) in enumerate(members, start=1):
-        if number > settings.max_files:
-            raise Problem(
-                Reason.UNSAFE_ARCHIVE,
-                f"the archive holds more than {settings.max_files} files: remove what is not needed",
-            )
-        target = _safe_target(member, destination)
-        if member.is_directory:
-            target.mkdir(parents=True, exist_ok=True)
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        written += _copy(stream, target, budget - written, settings)
+    # Closed by hand: an abandoned generator would keep its archive member open.
+    with closing(members):
+        for number, (member, stream) in enumerate(members, start=1):
+            if number > settings.max_files:
+                raise Problem(
+                    Reason.UNSAFE_ARCHIVE,
+                    f"the archive holds more than {settings.max_files} files: remove what is not needed",
+                )
+            target = _safe_target(member, destination)
+            if member.is_directory:
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            written += _copy(stream, target, budget - written, settings)
 
 
 def _safe_target(member: _Member, destination: Path) -> Path:

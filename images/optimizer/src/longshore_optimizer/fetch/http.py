@@ -208,7 +208,7 @@ class _Transfer:
         total = self._sink.size + int(length) if length.isdigit() else None
         if total is not None and total > self._settings.max_bytes:
             raise too_large(str(self._url), self._settings.max_bytes)
-        async for chunk in response.aiter_raw(1 << 20):
+        async for chunk in response.aiter_raw():
             self._sink.write(chunk)
             self._settings.progress(self._sink.size, total)
         if total is not None and self._sink.size != total:

@@ -226,8 +226,9 @@ class Registry(AbstractAsyncContextManager["Registry"]):
 
     async def push_manifest(self, body: bytes, tag: str) -> str:
         """Upload a manifest under a tag; gives its digest."""
+        headers = {"Content-Type": MANIFEST_TYPE, "Content-Length": str(len(body))}
         response = await self._request(
-            "PUT", f"manifests/{tag}", headers={"Content-Type": MANIFEST_TYPE}, content=lambda: _once(body)
+            "PUT", f"manifests/{tag}", headers=headers, content=lambda: _once(body)
         )
         self._check(response, writing=True)
         return f"sha256:{hashlib.sha256(body).hexdigest()}"
@@ -258,7 +259,7 @@ class Registry(AbstractAsyncContextManager["Registry"]):
                     )
                 if response.status_code != 206:
                     sink.restart()
-                async for chunk in response.aiter_raw(1 << 20):
+                async for chunk in response.aiter_raw():
                     sink.write(chunk)
                     self._settings.progress(sink.size, blob.size)
                 if sink.size != blob.size:

@@ -1,0 +1,186 @@
+"""scikit-learn models become ONNX that answers alike; hostile pickles get nowhere."""
+
+import pickle
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import skops.io
+from longshore.api.model import Format
+from longshore_optimizer.convert.parity import compare, judge
+from longshore_optimizer.convert.run import convert
+from longshore_optimizer.errors import Problem, Reason
+from longshore_optimizer.modeldir import identify
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((200, 6))
+Y = (X[:, 0] + X[:, 1] ** 2 > 0.5).astype(int)
+
+
+def answers(path: Path, feeds: dict[str, Any]) -> list[Any]:
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)
+
+
+def dumped(tmp_path: Path, model: Any) -> Path:
+    skops.io.dump(model, tmp_path / "model.skops")
+    return tmp_path / "model.skops"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        make_pipeline(StandardScaler(), LogisticRegression()),
+        RandomForestClassifier(20, random_state=0),
+        GradientBoostingRegressor(n_estimators=20, random_state=0),
+    ],
+    ids=["pipeline", "forest", "regressor"],
+)
+def test_a_skops_file_needs_no_opt_in(tmp_path: Path, model: Any) -> None:
+    model.fit(X, Y)
+    source = identify(dumped(tmp_path, model))
+    assert source.format is Format.SCIKIT_LEARN
+    np.savez(tmp_path / "data.npz", features=X.astype(np.float32), labels=Y)
+    report = convert(source, tmp_path / "out.onnx", tmp_path / "data.npz", allow_pickle=False)
+    assert report.samples == 200
+    assert report.disagreements <= 2
+    found = answers(tmp_path / "out.onnx", {"features": X.astype(np.float32)})[0]
+    expected = model.predict(X.astype(np.float32))
+    assert np.mean(np.isclose(found.ravel(), expected, rtol=1e-3)) >= 0.99
+
+
+def test_a_pickle_is_converted_by_opt_in_only(digits: Path, tmp_path: Path) -> None:
+    source = identify(digits / "digits.pkl")
+    with pytest.raises(Problem) as caught:
+        convert(source, tmp_path / "out.onnx", None, allow_pickle=False)
+    assert caught.value.reason is Reason.PICKLE_NOT_ALLOWED
+    report = convert(source, tmp_path / "out.onnx", digits / "calibration.npz", allow_pickle=True)
+    assert report.disagreements == 0
+    with np.load(digits / "evaluation.npz") as data:
+        found = answers(tmp_path / "out.onnx", {"X": data["X"]})[0]
+        assert np.mean(found == data["labels"]) > 0.95
+
+
+def test_a_pickle_cannot_reach_the_network(tmp_path: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    reached: list[int] = []
+
+    def accept() -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        reached.append(1)
+        connection.close()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+
+    class Caller:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return socket.create_connection, (("127.0.0.1", listener.getsockname()[1]), 2)
+
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(Caller()))
+    with pytest.raises(Problem) as caught:
+        convert(identify(tmp_path / "model.pkl"), tmp_path / "out.onnx", None, allow_pickle=True)
+    listener.close()
+    assert "not permitted" in caught.value.message
+    assert not reached
+
+
+def test_a_pickle_sees_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim")
+    monkeypatch.setenv("LONGSHORE_CREDENTIALS", "/secret")
+
+    class Reader:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return eval, ("__import__('os').environ['AWS_SECRET_ACCESS_KEY']",)
+
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(Reader()))
+    with pytest.raises(Problem) as caught:
+        convert(identify(tmp_path / "model.pkl"), tmp_path / "out.onnx", None, allow_pickle=True)
+    assert "geheim" not in caught.value.message
+
+
+def test_a_pickle_of_something_else_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"weights": [1, 2]}))
+    with pytest.raises(Problem) as caught:
+        convert(identify(tmp_path / "model.pkl"), tmp_path / "out.onnx", None, allow_pickle=True)
+    assert caught.value.reason is Reason.INVALID_MODEL
+    assert "dict" in caught.value.message
+
+
+def test_a_pipeline_over_columns_takes_strings_and_numbers(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"colour": ["red", "green", "blue", "red"] * 20, "size": np.arange(80.0)})
+    target = (frame["size"] > 30).astype(int)
+    model = make_pipeline(
+        ColumnTransformer([("c", OneHotEncoder(), ["colour"]), ("s", StandardScaler(), ["size"])]),
+        LogisticRegression(),
+    ).fit(frame, target)
+    np.savez(
+        tmp_path / "data.npz",
+        colour=frame["colour"].to_numpy().astype(str)[:, None],
+        size=frame[["size"]].to_numpy().astype(np.float32),
+        labels=target.to_numpy(),
+    )
+    source = identify(dumped(tmp_path, model))
+    report = convert(source, tmp_path / "out.onnx", tmp_path / "data.npz", allow_pickle=False)
+    assert report.disagreements == 0
+
+
+def test_a_conversion_that_answers_differently_is_stopped() -> None:
+    right = np.eye(4)[RNG.integers(0, 4, 500)]
+    wrong = right.copy()
+    wrong[:50] = 1 - wrong[:50]
+    with pytest.raises(Problem) as caught:
+        judge("scikit-learn", 500, [compare("probabilities", right, wrong)])
+    assert caught.value.reason is Reason.PARITY_FAILED
+    assert "50 of 500" in caught.value.message
+    assert judge("scikit-learn", 500, [compare("p", right, right + 1e-7)]).disagreements == 0
+
+
+def test_the_stated_format_must_be_the_one_that_came(digits: Path) -> None:
+    with pytest.raises(Problem) as caught:
+        identify(digits / "digits.onnx", Format.SCIKIT_LEARN)
+    assert caught.value.reason is Reason.FORMAT_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"tree\nversion=v4\nnum_class=1\n", "LightGBM"),
+        (b'{"learner":{"attributes":{}}}', "XGBoost"),
+        (b"\x1c\x00\x00\x00TFL3" + b"\0" * 64, "TFLite"),
+        (b"\x89HDF\r\n\x1a\n" + b"\0" * 64, "Keras"),
+        ((10).to_bytes(8, "little") + b'{"a":{}}  ' + b"\0" * 64, "PyTorch"),
+    ],
+)
+def test_formats_are_told_by_content_not_by_name(tmp_path: Path, content: bytes, expected: str) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    assert identify(tmp_path / "model.onnx").format == expected
+
+
+def test_other_zips_are_told_apart(tmp_path: Path) -> None:
+    import zipfile
+
+    cases = {
+        "torchscript": (["m/data.pkl", "m/code/__torch__.py"], "PyTorch"),
+        "state": (["archive/data.pkl", "archive/data/0"], "PyTorch"),
+        "export": (["m/archive_format", "m/models/model.json"], "PyTorch"),
+        "keras": (["metadata.json", "config.json", "model.weights.h5"], "Keras"),
+    }
+    for name, (members, expected) in cases.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as bundle:
+            for member in members:
+                bundle.writestr(member, "x")
+        assert identify(tmp_path / name).format == expected
