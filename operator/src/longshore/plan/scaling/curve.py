@@ -7,7 +7,9 @@ from longshore.plan.scaling.queueing import ServiceCurve
 _FORGET = 0.998
 """Share kept a tick: with a tick of 2 s, half of what is known is younger than 12 minutes."""
 _MAX_WEIGHT = 1000.0
-_PRIOR_VARIANCE = 0.5
+_PRIOR_VARIANCE = 0.2
+"""Until it is measured: a run of a model varies little, but a busy node makes it vary."""
+
 _MIN_TICKS = 8.0
 
 
@@ -59,13 +61,13 @@ class CurveFit:
             return None if measured is None else ServiceCurve(*measured, size, _PRIOR_VARIANCE, workers)
         batch, time = self.wb / self.w, self.wt / self.w
         spread = max(self.wbb / self.w - batch * batch, 0.0)
-        known = True
+        known = self.ticks >= _MIN_TICKS or measured is not None
         if self.ticks >= _MIN_TICKS and spread > (0.1 * batch) ** 2:
             slope = min(max((self.wbt / self.w - batch * time) / spread, 0.0), time / batch)
         elif measured is not None and measured[0] + measured[1] * batch > 0:
             slope = time * measured[1] / (measured[0] + measured[1] * batch)
         else:
-            slope, known = time / batch, size == 1
+            slope, known = time / batch, known and size == 1
         base = max(time - slope * batch, 0.0)
         return ServiceCurve(base, slope, size, self._variance(base, slope, time), workers, known)
 

@@ -77,6 +77,7 @@ def step(policy: Policy, state: State, seen: Observation) -> tuple[State, Decisi
     if after < total:
         state = replace(state, lowered_at=seen.now)
     words = asked.words or "no signal could be read"
+    why_not = "" if asked.pods is None and demand is None else why_not
     if asked.pods is not None:
         words += f", needs {asked.pods:.1f}"
     if demand is not None and demand.rate > 1.15 * max(demand.stable.rate, demand.recent.rate):
