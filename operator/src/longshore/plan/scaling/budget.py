@@ -37,10 +37,12 @@ class Claim:
 
     def latency(self, pods: int) -> float:
         """Give the 95th percentile of latency with that many pods, in seconds."""
-        if pods <= 0:
-            return _OVERLOADED
         if self.curve is None:
-            return _OVERLOADED / pods
+            return _OVERLOADED / (pods + 1)
+        # With fewer pods than the load needs, each further one still helps those that it takes on.
+        load = self.rate / (max(pods, 0.5) * self.curve.capacity)
+        if pods <= 0 or load >= 1:
+            return _OVERLOADED * max(load, 1.0)
         return min(self.curve.latency(self.rate / pods, 0.95), _OVERLOADED)
 
     def gain(self, pods: int) -> float:
