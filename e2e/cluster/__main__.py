@@ -1,14 +1,15 @@
 """`python -m e2e.cluster`: build, start, look at and remove the cluster that tests and the demo run on."""
 
+import shlex
 import sys
+from typing import Annotated
 
 import typer
 
-from e2e.cluster import host, node, teardown
+from e2e.cluster import host, images
 from e2e.cluster.build import programs_of_node
+from e2e.cluster.choose import chosen
 from e2e.cluster.errors import ClusterError
-from e2e.cluster.lock import exclusive
-from e2e.cluster.paths import NodePaths
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -18,9 +19,16 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+@app.command("host")
+def require_host() -> None:
+    """Name the Debian packages that this machine lacks; install them as root."""
+    host.require((*host.BUILD, *host.NODE, *host.IMAGES), say)
+    say("this machine has every package that the cluster and the images need")
+
+
 @app.command()
 def build() -> None:
-    """Build every program of the local node into the cache."""
+    """Build every program of the local node into the cache, and print the folder they are in."""
     host.require(host.BUILD, say)
     print(programs_of_node(say))
 
@@ -28,14 +36,52 @@ def build() -> None:
 @app.command()
 def up() -> None:
     """Start the cluster and print the line that makes kubectl use it."""
-    print(f"export KUBECONFIG={node.up(NodePaths(), say)}")
+    print(f"export KUBECONFIG={shlex.quote(str(chosen().up(say)))}")
 
 
 @app.command()
 def down() -> None:
     """End the cluster and remove all of it."""
-    with exclusive(node.LOCK, what="ending the local cluster", seconds=600, say=say):
-        teardown.down(NodePaths(), programs_of_node(say) / "kube-proxy")
+    chosen().down(say)
+    say("the cluster is down")
+
+
+@app.command()
+def status() -> None:
+    """Show what of the cluster runs; exit code 1 when a part does not."""
+    parts = chosen().status()
+    width = max(len(part.name) for part in parts)
+    for part in parts:
+        print(f"{part.name:{width}}  {'ok' if part.well else 'NOT OK':6}  {part.remark}")
+    if not all(part.well for part in parts):
+        sys.exit(1)
+
+
+@app.command("images")
+def load_images(
+    names: Annotated[list[str] | None, typer.Argument(help="by default all but the optional triton")] = None,
+    *,
+    refresh: Annotated[bool, typer.Option(help="fetch the Debian base image anew")] = False,
+    only_build: Annotated[bool, typer.Option(help="build into the cache, load nothing")] = False,
+) -> None:
+    """Build the images that changed and load them into the cluster."""
+    if only_build:
+        images.build(names or [], say, refresh=refresh)
+    else:
+        chosen().load_images(names or [], say, refresh=refresh)
+
+
+@app.command()
+def env() -> None:
+    """Print what a shell evaluates to use the cluster: KUBECONFIG, PATH with kubectl, the registry."""
+    environment = chosen().environment()
+    print(f"export KUBECONFIG={shlex.quote(str(environment.kubeconfig))}")
+    if environment.programs:
+        print(f"export PATH={shlex.quote(str(environment.programs))}:$PATH")
+    if environment.registry:
+        print(f"export LONGSHORE_REGISTRY_NODES={environment.registry.nodes}")
+        print(f"export LONGSHORE_REGISTRY_PODS={environment.registry.pods}")
+        print(f"export LONGSHORE_REGISTRY_HOST={environment.registry.host}")
 
 
 def main() -> None:

@@ -34,6 +34,12 @@ def programs_of_node(say: Say) -> Path:
     return ensure(MODULES_OF_NODE, say=say)
 
 
+def built_programs_of_node() -> Path | None:
+    """The folder of all programs of a node if the cache has them; nothing is built."""
+    binaries = _set_folder(cache_root(), MODULES_OF_NODE) / "bin"
+    return binaries if binaries.is_dir() else None
+
+
 def programs_of_api_server(say: Say) -> Path:
     """The folder of kube-apiserver, etcd and kubectl, built first where the cache does not have them."""
     return ensure(MODULES_OF_API_SERVER, say=say)
@@ -44,8 +50,8 @@ def ensure(modules: tuple[Module, ...], *, say: Say, cache: Path | None = None) 
 
     Raises ClusterError when Go is missing or too old, or a build fails.
     """
-    base = (cache or cache_root()) / "cluster"
-    published = base / set_key(modules)
+    published = _set_folder(cache or cache_root(), modules)
+    base = published.parent
     binaries = published / "bin"
     if binaries.is_dir():
         return binaries
@@ -61,6 +67,10 @@ def ensure(modules: tuple[Module, ...], *, say: Say, cache: Path | None = None) 
             partial.chmod(0o755)
             partial.rename(published)
     return binaries
+
+
+def _set_folder(cache: Path, modules: tuple[Module, ...]) -> Path:
+    return cache / "cluster" / set_key(modules)
 
 
 def _ensure_module(module: Module, base: Path, say: Say) -> Path:
