@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from longshore.api.optimize import TechniqueName
+from longshore.api.optimize import Goal, TechniqueName
 from longshore.artifact.manifest import MODEL_NAME, ORIGINAL, Verdict
 
 from longshore_optimizer import modeldir
 from longshore_optimizer.data import Dataset
-from longshore_optimizer.decide import Latency, Rules, Trial, refuse
+from longshore_optimizer.decide import Latency, Rules, Trial, gain, refuse
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch import protobuf
 from longshore_optimizer.measure import outputs as outputs_file
@@ -22,13 +22,13 @@ from longshore_optimizer.measure.process import WorkerError, WorkerProcess
 from longshore_optimizer.measure.protocol import Loaded, Predicted, Timed
 from longshore_optimizer.metrics import Evaluated, Evaluator, Outputs, agreement
 from longshore_optimizer.request import Request
-from longshore_optimizer.statistics import Drop
+from longshore_optimizer.statistics import Drop, Ratio
 from longshore_optimizer.techniques.base import ModelFacts, Proposal
 from longshore_optimizer.techniques.build import Built
 from longshore_optimizer.verify import Runnable
 
 LOSSLESS_TOLERANCE = 1e-4
-"""Largest error of a lossless rewrite relative to an output's largest value: float32 sums in another order."""
+"""Largest error of a lossless rewrite relative to an output's largest value: float32 sums in other orders."""
 
 _SMOKE_SAMPLES = 4
 _BUILD_TIMEOUT = 1200.0
@@ -36,6 +36,7 @@ _RUN_TIMEOUT = 3600.0
 _SINGLE_SECONDS = 15.0
 _BATCH = 8
 _HOPELESS = 4.0
+_CONFIRM_SECONDS = 5.0
 _SYMBOLS = (1, 8, 32, 64, 128, 224)
 
 
@@ -206,7 +207,7 @@ class Bench:
             )
             trial = replace(trial, metric=evaluated.value, drop=drop)
         if p50 > _HOPELESS * self._original_p50:
-            quick = Latency((p50,), p50, float(np.percentile(timed.latencies_ms, 95)), timed.cpu_ms)
+            quick = Latency((p50,), (timed.cpu_ms,), p50, float(np.percentile(timed.latencies_ms, 95)))
             return refuse(
                 replace(trial, latency=quick),
                 f"{p50:.3g} ms is {p50 / self._original_p50:.1f} times the original's latency",
@@ -239,6 +240,23 @@ class Bench:
             else:
                 result.append(replace(trial, latency=latency))
         return result
+
+    def confirm(self, name: str, goal: Goal) -> Ratio:
+        """Time a winner against the original once more, in new processes; gives its gain there."""
+        measured = time_models(
+            {ORIGINAL: self._subject.path, name: self.path(name)},
+            ORIGINAL,
+            self._data,
+            self._request.cores,
+            seed=self._request.seed + 1,
+            symbol=self._symbol,
+            deadline=lambda: max(self._left(), _CONFIRM_SECONDS),
+        )
+        first, second = measured[ORIGINAL], measured[name]
+        if isinstance(first, WorkerError) or isinstance(second, WorkerError):
+            return Ratio(0.0, 0.0, 0.0)
+        proposal = self.original_proposal()
+        return gain(Trial(proposal, latency=first), Trial(proposal, latency=second), goal)
 
     def _build(self, technique: str, parameters: dict[str, Any], model: Path, out: Path) -> None:
         if self._builder is None:
@@ -373,4 +391,4 @@ def _failure(error: WorkerError) -> str:
 
 
 def _unmeasured() -> Latency:
-    return Latency((), 0.0, 0.0, 0.0)
+    return Latency((), (), 0.0, 0.0)

@@ -25,15 +25,13 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Latency:
-    """One model's latencies: median of every interleaved round, and over all runs p50 and p95, in ms.
-
-    `cpu_ms` is the CPU time of a run; `throughput` samples a second at the throughput batch size.
-    """
+    """One model's latencies in ms: over all runs p50 and p95; one median and one CPU time a run of every
+    round."""
 
     rounds: tuple[float, ...]
+    cpu_rounds: tuple[float, ...]
     p50: float
     p95: float
-    cpu_ms: float
 
 
 @dataclass(frozen=True)
@@ -109,9 +107,9 @@ def decide(original: Trial, trials: Sequence[Trial], rules: Rules, original_name
     if original.latency is None or original.size_bytes is None:
         raise ValueError("the original must be measured")
     gated = [gate(t, rules) for t in trials]
-    within = any(t.alive and not t.proposal.lossless for t in gated)
+    within = any(not t.proposal.lossless and (t.alive or t.verdict is Verdict.KEPT) for t in gated)
     gated = [_limits(t, rules, original) for t in gated]
-    original_misses = _missed_limit(original, rules)
+    original_misses = missed_limit(original, rules)
     gains = {t.proposal.name: gain(original, t, rules.goal) for t in gated if t.alive}
     winner = _winner([t for t in gated if t.alive], gains, rules.goal, must_beat=original_misses is None)
     judged = tuple(_explain(t, gains, winner, rules.goal) for t in gated)
@@ -134,18 +132,28 @@ def gain(original: Trial, trial: Trial, goal: Goal) -> Ratio:
         return Ratio(ratio, ratio, ratio)
     if original.latency is None or trial.latency is None:
         return Ratio(0.0, 0.0, 0.0)
-    if goal is Goal.COST:
-        ratio = original.latency.cpu_ms / max(trial.latency.cpu_ms, 1e-9)
-        timed = paired_ratio(np.array(original.latency.rounds), np.array(trial.latency.rounds), CONFIDENCE)
-        # CPU time is a mean over all rounds; the rounds' spread of the latencies stands for its noise.
-        return Ratio(ratio, ratio * timed.low / timed.estimate, ratio * timed.high / timed.estimate)
     count = min(len(original.latency.rounds), len(trial.latency.rounds))
-    return paired_ratio(
+    if count == 0:
+        return Ratio(0.0, 0.0, 0.0)
+    cpu = paired_ratio(
+        np.array(original.latency.cpu_rounds[:count]), np.array(trial.latency.cpu_rounds[:count]), CONFIDENCE
+    )
+    if goal is Goal.COST:
+        return cpu
+    wall = paired_ratio(
         np.array(original.latency.rounds[:count]), np.array(trial.latency.rounds[:count]), CONFIDENCE
     )
+    # Other load on the machine spoils wall time but hardly CPU time: a gain must show on both clocks.
+    return Ratio(wall.estimate, min(wall.low, cpu.low), wall.high)
 
 
-def _missed_limit(trial: Trial, rules: Rules) -> str | None:
+def is_better(ratio: Ratio) -> bool:
+    """Tell whether a gain is large enough to matter and more than noise."""
+    return ratio.estimate >= LEAST_GAIN and ratio.low > 1.0
+
+
+def missed_limit(trial: Trial, rules: Rules) -> str | None:
+    """Say which limit a measured model breaks, None where it keeps all."""
     if rules.p95_limit is not None and trial.latency is not None and trial.latency.p95 > rules.p95_limit:
         return f"p95 of {trial.latency.p95:.3g} ms is over limits.p95 ({rules.p95_limit:.3g} ms)"
     if rules.size_limit is not None and trial.size_bytes is not None and trial.size_bytes > rules.size_limit:
@@ -156,7 +164,7 @@ def _missed_limit(trial: Trial, rules: Rules) -> str | None:
 def _limits(trial: Trial, rules: Rules, original: Trial) -> Trial:
     if not trial.alive:
         return trial
-    missed = _missed_limit(trial, rules)
+    missed = missed_limit(trial, rules)
     if missed is not None:
         return refuse(trial, missed)
     if trial.latency is None:
@@ -175,8 +183,7 @@ def _winner(
     trials: Sequence[Trial], gains: Mapping[str, Ratio], goal: Goal, *, must_beat: bool
 ) -> Trial | None:
     def beats(trial: Trial) -> bool:
-        ratio = gains[trial.proposal.name]
-        return ratio.estimate >= LEAST_GAIN and ratio.low > 1.0
+        return is_better(gains[trial.proposal.name])
 
     eligible = [t for t in trials if beats(t)] if must_beat else list(trials)
     if not eligible:
@@ -201,7 +208,7 @@ def _explain(trial: Trial, gains: Mapping[str, Ratio], winner: Trial | None, goa
     words = _gain_words(ratio, goal)
     if winner is not None and trial.proposal.name == winner.proposal.name:
         return replace(trial, verdict=Verdict.CHOSEN, reason=f"{words}, the best for goal {goal.value}")
-    if ratio.estimate < LEAST_GAIN or ratio.low <= 1.0:
+    if not is_better(ratio):
         return replace(
             trial, verdict=Verdict.KEPT, reason=f"passes the gates but does not beat the original: {words}"
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import special, stats
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -145,22 +145,22 @@ class Ratio:
 
 
 def paired_ratio(original: Floats, candidate: Floats, confidence: float) -> Ratio:
-    """Ratio of medians measured in interleaved rounds; arrays of one value a round, same length.
+    """Ratio measured in interleaved rounds; arrays of one positive value a round, same length.
 
-    A t interval on the logarithms of the rounds' ratios: the rounds are paired, so a slow spell of the
-    machine that hits both cancels out.
+    The rounds are paired, so a slow spell that hits both cancels out. The estimate is the median of the
+    rounds' ratios, its interval the order statistics that hold the median at `confidence` whatever the noise looks
+    like (the sign test's interval; Conover 1999, section 3.2). With too few rounds the bound is 0 or infinite.
     """
-    logs = np.log(original) - np.log(candidate)
-    rounds = len(logs)
-    # The median resists the odd round that an interrupt spoilt.
-    centre = float(np.median(logs))
-    if rounds < 2:
-        return Ratio(math.exp(centre), 0.0, math.inf)
-    spread = float(np.median(np.abs(logs - centre))) * 1.4826
-    spread = max(spread, float(np.std(logs, ddof=1)) * 0.5, 1e-4)
-    # The standard error of a median is about 1.25 times that of a mean under normal noise.
-    margin = 1.2533 * spread / math.sqrt(rounds) * float(special.stdtrit(rounds - 1, 0.5 + confidence / 2))
-    return Ratio(math.exp(centre), math.exp(centre - margin), math.exp(centre + margin))
+    ratios = np.sort(np.asarray(original) / np.asarray(candidate))
+    rounds = len(ratios)
+    estimate = float(np.median(ratios))
+    # Largest count k with P(Binomial(rounds, 1/2) < k) <= (1 - confidence) / 2.
+    skipped = int(stats.binom.ppf((1 - confidence) / 2, rounds, 0.5))
+    if stats.binom.cdf(skipped, rounds, 0.5) > (1 - confidence) / 2:
+        skipped -= 1
+    if skipped < 0:
+        return Ratio(estimate, 0.0, math.inf)
+    return Ratio(estimate, float(ratios[skipped]), float(ratios[rounds - 1 - skipped]))
 
 
 def smallest_sample(max_drop: float, confidence: float) -> int:

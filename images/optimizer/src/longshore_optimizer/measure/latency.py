@@ -2,6 +2,7 @@
 alike."""
 
 import math
+import random
 import statistics
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -90,8 +91,9 @@ def _rescale(value: Latency | WorkerError, base: Latency, reference: Latency) ->
         return value
     count = min(len(value.rounds), len(base.rounds), len(reference.rounds))
     rounds = tuple(reference.rounds[i] * value.rounds[i] / base.rounds[i] for i in range(count))
+    cpu = tuple(reference.cpu_rounds[i] * value.cpu_rounds[i] / base.cpu_rounds[i] for i in range(count))
     factor = reference.p50 / base.p50
-    return Latency(rounds, value.p50 * factor, value.p95 * factor, value.cpu_ms * factor)
+    return Latency(rounds, cpu, value.p50 * factor, value.p95 * factor)
 
 
 def _time_group(
@@ -128,10 +130,11 @@ def _time_group(
         # A block's warm-up costs as much again; leave the deadline room for it.
         scale = min(1.0, left / max(2 * ROUNDS * sum(block.values()), 1e-9))
         count = 0
-        for number in range(ROUNDS):
-            # Turn the order every round: being first or last must not favour anyone.
+        order = random.Random(seed)  # noqa: S311 - a fair order, not a secret
+        for _ in range(ROUNDS):
+            # Another order every round: neither place nor neighbour may favour anyone.
             names = list(workers)
-            names = names[number % len(names) :] + names[: number % len(names)] if names else []
+            order.shuffle(names)
             for name in names:
                 try:
                     timed = workers[name].ask(
@@ -151,8 +154,8 @@ def _time_group(
         values = np.array(latencies[name])
         result[name] = Latency(
             tuple(rounds[name]),
+            tuple(cpu[name]),
             float(np.percentile(values, 50)),
             float(np.percentile(values, 95)),
-            float(np.median(cpu[name])),
         )
     return result

@@ -1,0 +1,140 @@
+"""The decision as tables: what was measured in, who wins and why out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from longshore.api.optimize import Goal, TechniqueName
+from longshore.artifact.manifest import Verdict
+from longshore_optimizer.decide import Decision, Latency, Rules, Trial, decide, pareto
+from longshore_optimizer.statistics import Drop
+from longshore_optimizer.techniques.base import Proposal
+
+RULES = Rules(goal=Goal.LATENCY, max_drop=0.01, metric="Accuracy", confidence=0.95)
+RNG = np.random.default_rng(0)
+
+
+def latency(p50: float, cpu: float | None = None, noise: float = 0.01) -> Latency:
+    wall = tuple(p50 * RNG.normal(1, noise, 11).clip(0.5))
+    used = tuple((cpu or p50) * RNG.normal(1, noise, 11).clip(0.5))
+    return Latency(wall, used, p50, p50 * 1.2)
+
+
+def trial(
+    name: str,
+    p50: float = 10.0,
+    size: int = 1000,
+    upper: float = 0.005,
+    *,
+    cpu: float | None = None,
+    noise: float = 0.01,
+    lossless: bool = False,
+) -> Trial:
+    proposal = Proposal(name, TechniqueName.STATIC_INT8, lossless=lossless)
+    return Trial(proposal, size, 0.9, Drop(upper / 2, upper), latency(p50, cpu, noise))
+
+
+ORIGINAL = trial("original", 10.0, 1000, 0.0, lossless=True)
+
+
+def decided(*trials: Trial, rules: Rules = RULES, original: Trial = ORIGINAL) -> Decision:
+    return decide(original, trials, rules, "original")
+
+
+def verdicts(decision: Decision) -> dict[str, Verdict | None]:
+    return {t.proposal.name: t.verdict for t in decision.trials}
+
+
+def test_the_fastest_that_passes_the_gate_wins_and_the_others_say_why() -> None:
+    decision = decided(trial("fast", 4, upper=0.02), trial("good", 5), trial("slow", 12), trial("fair", 7))
+    assert decision.chosen == "good"
+    assert verdicts(decision) == {
+        "fast": Verdict.REFUSED,
+        "good": Verdict.CHOSEN,
+        "slow": Verdict.KEPT,
+        "fair": Verdict.KEPT,
+    }
+    reasons = {t.proposal.name: t.reason for t in decision.trials}
+    assert "maxDrop 0.01" in reasons["fast"]
+    assert "does not beat the original" in reasons["slow"]
+    assert "another is better" in reasons["fair"]
+
+
+def test_the_bound_counts_and_not_the_estimate() -> None:
+    sure = replace(trial("a", 5), drop=Drop(0.009, 0.0099))
+    unsure = replace(trial("b", 5), drop=Drop(-0.01, 0.0101))
+    assert verdicts(decided(sure, unsure)) == {"a": Verdict.CHOSEN, "b": Verdict.REFUSED}
+
+
+def test_a_drop_that_is_not_a_number_never_passes() -> None:
+    broken = replace(trial("a", 5), drop=Drop(float("nan"), float("nan")))
+    assert decided(broken).chosen == "original"
+
+
+def test_when_every_variant_is_slower_the_original_is_served() -> None:
+    decision = decided(trial("a", 11), trial("b", 30))
+    assert decision.chosen == "original"
+    assert decision.original_reason == "nothing measured beats it"
+    assert decision.any_within_drop
+
+
+def test_noise_is_not_a_gain() -> None:
+    wins = sum(decided(trial(f"n{i}", 10, noise=0.3)).chosen != "original" for i in range(100))
+    assert wins <= 3
+
+
+def test_a_gain_that_only_one_clock_shows_is_not_a_gain() -> None:
+    # Another process took the CPU whenever the original ran: its wall time doubled, its CPU time did not.
+    assert decided(trial("lucky", 5, cpu=10.5)).chosen == "original"
+    assert decided(trial("real", 5, cpu=5)).chosen == "real"
+
+
+def test_equally_fast_candidates_are_told_apart_by_size() -> None:
+    assert decided(trial("large", 5.0, 900), trial("small", 5.05, 300)).chosen == "small"
+
+
+def test_without_evaluation_data_only_lossless_candidates_are_kept() -> None:
+    rules = replace(RULES, max_drop=None, metric=None)
+    same = trial("graph", 8, lossless=True)
+    decision = decided(trial("int8", 3), same, rules=rules)
+    assert decision.chosen == "graph"
+    assert "add optimize.evaluation" in decision.trials[0].reason
+
+
+def test_size_takes_the_smallest_that_is_not_absurdly_slow() -> None:
+    rules = replace(RULES, goal=Goal.SIZE)
+    small, slow, tiny = trial("small", 11, 500), trial("slow", 40, 100), trial("none", 10, 999)
+    assert decided(small, slow, tiny, rules=rules).chosen == "small"
+    allowed = replace(rules, p95_limit=60.0)
+    assert decided(small, slow, tiny, rules=allowed).chosen == "slow"
+
+
+def test_cost_goes_by_cpu_time() -> None:
+    rules = replace(RULES, goal=Goal.COST)
+    assert decided(trial("wide", 5, cpu=20), trial("thrifty", 9, cpu=6), rules=rules).chosen == "thrifty"
+
+
+@pytest.mark.parametrize(
+    ("rules", "word"),
+    [
+        (replace(RULES, p95_limit=7.0), "limits.p95"),
+        (replace(RULES, size_limit=700), "limits.size"),
+    ],
+)
+def test_limits_refuse_and_a_candidate_inside_them_beats_an_original_outside(rules: Rules, word: str) -> None:
+    inside = trial("inside", 5.5, 600)
+    outside = trial("outside", 8, 800)
+    decision = decided(inside, outside, rules=rules)
+    assert decision.chosen == "inside"
+    assert word in decision.original_reason
+    assert word in decision.trials[1].reason
+
+
+def test_a_slower_candidate_inside_the_size_limit_is_served_when_the_original_breaks_it() -> None:
+    rules = replace(RULES, size_limit=700)
+    assert decided(trial("compact", 11, 600), rules=rules).chosen == "compact"
+
+
+def test_the_pareto_front_drops_what_is_beaten_everywhere() -> None:
+    decision = decided(trial("fast", 4, 900), trial("small", 9, 200), trial("beaten", 9.5, 950))
+    assert pareto(decision.trials) == {"fast", "small"}
