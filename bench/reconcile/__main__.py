@@ -270,7 +270,7 @@ async def _install(kubeconfig: Path) -> None:
         await kube.send("PATCH", path + query, crd, "application/apply-patch+yaml")
         async with asyncio.timeout(30):
             while True:
-                conditions = (await kube.send("GET", path)).get("status", {}).get("conditions", ())
+                conditions = (await kube.send("GET", path)).get("status", {}).get("conditions") or ()
                 if any(c["type"] == "Established" and c["status"] == "True" for c in conditions):
                     return
                 await asyncio.sleep(0.1)

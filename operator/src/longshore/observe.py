@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ValidationError
+
+from longshore.api import Status
 from longshore.api.parse import SpecError, parse_spec
 from longshore.index import Index, Key
 from longshore.plan.state import (
@@ -64,7 +67,7 @@ def observe(
         finalizers=tuple(metadata.get("finalizers", ())),
         annotations=metadata.get("annotations", {}),
         spec=root.get("spec", {}),
-        status=root.get("status", {}),
+        status=_known_status(root.get("status", {})),
         deployments=tuple(map(deployment_view, by_kind.get("Deployment", ()))),
         jobs=tuple(map(job_view, by_kind.get("Job", ()))),
         pods=tuple(map(pod_view, by_kind.get("Pod", ()))),
@@ -77,6 +80,15 @@ def observe(
         scaled=senses.scaled.get(key) if senses else None,
         preflight=senses.preflight.get(key) if senses else None,
     )
+
+
+def _known_status(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give the status where it is one; what another version wrote and this one cannot read is begun anew."""
+    try:
+        Status.model_validate(raw)
+    except ValidationError:
+        return {}
+    return raw
 
 
 def timestamp(text: str | None) -> float | None:

@@ -1,5 +1,7 @@
 """The stage Optimized: which artifact a revision loads, and the Job that makes it."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +10,7 @@ from longshore.api import Spec
 from longshore.api.model import Format
 from longshore.api.status import MeasuredCandidate, Optimization
 from longshore.artifact.job import JobReport, Outcome, ReportRow
-from longshore.plan.diagnose import pod_problem, report_of, unschedulable_again
+from longshore.plan.diagnose import pod_problem, reason_of, report_of, unschedulable_again
 from longshore.plan.outcome import Deletion, Done, Problem, Waiting
 from longshore.plan.revision import artifact_key
 from longshore.plan.state import JobView, Observed, PodView
@@ -100,11 +102,20 @@ def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
     if job.succeeded:
         if report is None or report.outcome is not Outcome.SUCCEEDED or report.artifact is None:
             # The pod and its report are gone; the store still knows the key, so the next attempt is short.
-            return _start(observed, spec, key, job.attempt + 1, superseded)
+            lost = Problem("ReportLost", f"Job {job.name} succeeded, but what it reports is lost")
+            first = job.attempt == 1
+            return _try_again(observed, spec, key, job, lost, superseded, 0.0 if first else None)
+        if not _is_in_store(report.artifact, observed.settings.store):
+            refused = Problem(
+                "ArtifactRefused",
+                f"Job {job.name} names an artifact outside of the store {observed.settings.store}: "
+                f"{report.artifact[:200]}; check the optimizer image, then set longshore.dev/retry",
+            )
+            return ArtifactStage(refused, delete=superseded)
         artifact = Artifact(
             ModelSource(spec.model, report.artifact),
-            report.chosen,
-            report.artifact_sha256,
+            _short(report.chosen),
+            _short(report.artifact_sha256),
             _optimization(revision, job.name, report),
         )
         return ArtifactStage(Done(artifact), delete=superseded)
@@ -158,7 +169,21 @@ def _failed(
         return _start(observed, spec, key, job.attempt + 1, superseded)
     if not retryable:
         return ArtifactStage(problem, delete=superseded)
-    pause = min(BACKOFF_FIRST * 2 ** (job.attempt - 1), BACKOFF_MOST)
+    return _try_again(observed, spec, key, job, problem, superseded)
+
+
+def _try_again(
+    observed: Observed,
+    spec: Spec,
+    key: str,
+    job: JobView,
+    problem: Problem,
+    superseded: tuple[Deletion, ...],
+    pause: float | None = None,
+) -> ArtifactStage:
+    """Start the next attempt after a pause that grows with every attempt, or after the one given."""
+    if pause is None:
+        pause = min(BACKOFF_FIRST * 2 ** min(job.attempt - 1, 20), BACKOFF_MOST)
     due = (job.finished if job.finished is not None else observed.now) + pause
     # A clock that jumped back must not postpone the next attempt without bound.
     left = min(due - observed.now, pause)
@@ -173,7 +198,7 @@ def _why(
 ) -> tuple[Problem, bool]:
     if report is not None:
         retryable = report.retryable or report.reason in _OUTSIDE
-        return Problem(report.reason or "OptimizeFailed", report.message), retryable
+        return Problem(reason_of(report, "OptimizeFailed"), report.message), retryable
     if pod is not None and pod.reason == "DeadlineExceeded":
         return Problem(
             "DeadlineExceeded",
@@ -210,10 +235,10 @@ def _optimization(revision: str, job: str, report: JobReport) -> Optimization:
     return Optimization(
         revision=revision,
         job=job,
-        metric=report.metric,
-        chosen=report.chosen,
+        metric=_short(report.metric),
+        chosen=_short(report.chosen),
         candidates=tuple(_candidate(row) for row in report.rows[:64]),
-        omitted=report.rows_omitted + max(0, len(report.rows) - 64),
+        omitted=max(0, report.rows_omitted) + max(0, len(report.rows) - 64),
     )
 
 
@@ -221,12 +246,29 @@ def _candidate(row: ReportRow) -> MeasuredCandidate:
     return MeasuredCandidate(
         name=row.name[:128],
         verdict=row.verdict.value,
-        drop=row.drop,
-        drop_upper=row.drop_upper,
-        p50_ms=row.p50_ms,
-        p95_ms=row.p95_ms,
-        size_bytes=row.size_bytes,
+        drop=_finite(row.drop),
+        drop_upper=_finite(row.drop_upper),
+        p50_ms=_finite(row.p50_ms),
+        p95_ms=_finite(row.p95_ms),
+        size_bytes=row.size_bytes if row.size_bytes is None else min(row.size_bytes, 2**62),
         reason=row.reason[:1024],
+    )
+
+
+def _short(text: str | None) -> str | None:
+    return None if text is None else text[:128]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _is_in_store(artifact: str, store: str) -> bool:
+    """Whatever ran in the Job may have been led by the model: its word does not send pods elsewhere."""
+    place = re.sub(r"(?<=/)([^/:]+):[^/]*$", r"\1", store.partition("?")[0].rstrip("/"))
+    inside = artifact.removeprefix(place)
+    return (
+        inside != artifact and inside[:1] in ("/", "@", ":") and ".." not in inside and len(artifact) <= 1024
     )
 
 

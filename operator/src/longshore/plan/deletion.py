@@ -16,9 +16,13 @@ def artifacts_of(observed: Observed) -> frozenset[str]:
     ) | frozenset(r["artifact"] for r in observed.status.get("revisions", ()) if r.get("artifact"))
 
 
-def finalizers(observed: Observed) -> tuple[str, ...] | None:
-    """Give the finalizers that shall stand; None where nothing changes."""
-    wanted = bool(artifacts_of(observed)) and not observed.deleting
+def finalizers(observed: Observed, starts_job: bool = False) -> tuple[str, ...] | None:
+    """Give the finalizers that shall stand; None where nothing changes.
+
+    A Job may store an artifact at any moment, so the finalizer stands before the first one starts.
+    """
+    outside = starts_job or bool(observed.jobs) or bool(artifacts_of(observed))
+    wanted = outside and not observed.deleting
     if wanted == (FINALIZER in observed.finalizers):
         return None
     if wanted:

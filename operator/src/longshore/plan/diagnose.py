@@ -1,5 +1,7 @@
 """What is wrong with a pod, as a sentence with the next step."""
 
+import re
+
 from pydantic import ValidationError
 
 from longshore.artifact.job import JobReport
@@ -12,6 +14,7 @@ UNSCHEDULABLE_GRACE = 10.0
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 _CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 _OUT_OF_MEMORY = "OOMKilled"
+_REASON = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
 
 
 def report_of(message: str) -> JobReport | None:
@@ -20,6 +23,11 @@ def report_of(message: str) -> JobReport | None:
         return JobReport.model_validate_json(message)
     except ValidationError:
         return None
+
+
+def reason_of(report: JobReport, fallback: str) -> str:
+    """Give the report's reason where it is a word as conditions take it; it comes from an untrusted pod."""
+    return report.reason if _REASON.fullmatch(report.reason) else fallback
 
 
 def pod_problem(pod: PodView, now: float, memory_field: str) -> Problem | None:
@@ -70,7 +78,7 @@ def unschedulable_again(pods: tuple[PodView, ...], now: float) -> float | None:
 def _ended(pod: PodView, end: Terminated, memory_field: str) -> Problem:
     report = report_of(end.message)
     if report is not None:
-        return Problem(report.reason or "Failed", report.message)
+        return Problem(reason_of(report, "Failed"), report.message)
     if end.reason == _OUT_OF_MEMORY:
         return Problem(
             "OutOfMemory",

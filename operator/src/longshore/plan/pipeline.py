@@ -46,9 +46,11 @@ def make_plan(observed: Observed) -> Plan:
         delete=(*optimized.delete, *serving.delete),
         facts=facts,
         notices=(*serving.notices, *_scaled(observed, load)),
-        requeue_after=_soonest(_again(optimized.outcome), serving.again, _again(serving.outcome)),
+        requeue_after=_soonest(
+            _again(optimized.outcome), serving.again, _again(serving.outcome), _again(serving.routed)
+        ),
         rests_on=serving.rests_on,
-        finalizers=finalizers(observed),
+        finalizers=finalizers(observed, starts_job=bool(optimized.apply)),
         answered=(*_answered_retry(observed, artifact), *serving.answered),
         analysed=serving.analysed,
         scaled=load.scaled,
@@ -259,8 +261,8 @@ def _text(outcome: Done[str] | Waiting | Problem) -> str:
     return outcome.value if isinstance(outcome, Done) else outcome.message
 
 
-def _again(outcome: Done[Artifact] | Done[str] | Waiting | Problem) -> float | None:
-    return None if isinstance(outcome, Done) else outcome.again
+def _again(outcome: Done[Artifact] | Done[str] | Waiting | Problem | None) -> float | None:
+    return None if outcome is None or isinstance(outcome, Done) else outcome.again
 
 
 def _soonest(*moments: float | None) -> float | None:

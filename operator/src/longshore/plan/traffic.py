@@ -19,6 +19,9 @@ SETTLE = 2.0
 A gateway's status runs ahead of its data plane; with Traefik's defaults by up to 1.85 s.
 """
 
+LOOK_OUTSIDE = 15.0
+"""Seconds between looks at what no event of this ModelDeployment tells: another's route, a missing API."""
+
 _SIDES = ("stable", "canary")
 
 
@@ -42,6 +45,7 @@ def look_at_route(observed: Observed, spec: Spec) -> Routed:
             problem=Problem(
                 "GatewayApiMissing",
                 "spec.route needs the Gateway API (gateway.networking.k8s.io/v1) and a gateway: install both",
+                again=LOOK_OUTSIDE,
             ),
         )
     conflict = _conflict(observed, spec)
@@ -135,6 +139,7 @@ def _conflict(observed: Observed, spec: Spec) -> Problem | None:
                 "RouteConflict",
                 f"ModelDeployment {other.namespace}/{other.name} has this route already ({both[0]}): "
                 "change route.hostnames or route.pathPrefix of one of them",
+                again=LOOK_OUTSIDE,
             )
     return None
 
