@@ -17,7 +17,9 @@ from longshore_server.auth import ApiKeys
 from longshore_server.batcher import Batcher, BatchingOptions
 from longshore_server.config import Settings
 from longshore_server.errors import ExitCode, cannot_listen
+from longshore_server.grpcservice import GrpcService
 from longshore_server.http1 import HttpServer
+from longshore_server.http2 import GrpcServer
 from longshore_server.inference import Admission
 from longshore_server.loading import Loaded, load
 from longshore_server.metrics import Metrics, SharedMemory, escape_label
@@ -71,7 +73,11 @@ class Worker:
         self._app = App(
             settings.name, settings.version, self._metrics, self._keys, settings.limits.body_bytes
         )
-        self._served: ServedModel | None = None
+        self._service = (
+            GrpcService(settings.name, settings.version, self._metrics, self._keys)
+            if settings.grpc_port
+            else None
+        )
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -81,17 +87,22 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
         http = HttpServer(self._app, self._settings.limits, self._metrics, loop)
+        grpc = (
+            GrpcServer(self._service, self._settings.limits, self._metrics, loop) if self._service else None
+        )
         listeners = [await self._listen(http, self._settings.http_port, ["http/1.1"])]
-        sweeper = asyncio.create_task(self._sweep(http))
+        if grpc is not None:
+            listeners.append(await self._listen(grpc, self._settings.grpc_port, ["h2"]))
+        sweeper = asyncio.create_task(self._sweep(http, grpc))
         try:
             loading = asyncio.ensure_future(loop.run_in_executor(None, self._load))
             stopped = asyncio.create_task(self._stop.wait())
             await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
             if not loading.done():
                 return ExitCode.OK  # told to stop before there was anything to drain
-            self._served = served = self._serve(loading.result(), loop)
+            served = self._serve(loading.result(), loop)
             await stopped
-            return await self._drain(http, served)
+            return await self._drain(http, grpc, served)
         finally:
             sweeper.cancel()
             for listener in listeners:
@@ -127,6 +138,8 @@ class Worker:
             ready=True,
         )
         self._app.serve(served)
+        if self._service is not None:
+            self._service.serve(served)
         self._metrics.ready(True)
         # What exists by now lives as long as the process: the collector need not look at it again.
         gc.collect()
@@ -162,7 +175,7 @@ class Worker:
             self._stop_now.set()  # the second signal: no more waiting for others to notice
         self._stop.set()
 
-    async def _drain(self, http: HttpServer, served: ServedModel) -> int:
+    async def _drain(self, http: HttpServer, grpc: GrpcServer | None, served: ServedModel) -> int:
         """Not ready, then served on for a while, then closing connections; ends when all work is done.
 
         The wait is for those who route here: endpoints are withdrawn from them one after the other.
@@ -176,10 +189,12 @@ class Worker:
             delay = min(settings.drain_delay, settings.grace_period)
             await asyncio.wait_for(self._stop_now.wait(), delay)
         http.drain()
+        if grpc is not None:
+            grpc.drain()
         code = ExitCode.OK
         try:
             left = settings.grace_period - (time.monotonic() - started)
-            await asyncio.wait_for(self._until_quiet(http, served), max(left, 0.1))
+            await asyncio.wait_for(self._until_quiet(http, grpc, served), max(left, 0.1))
         except TimeoutError:
             _log.error("the grace period is over with %d requests in flight", served.batcher.in_flight)
             code = ExitCode.GRACE_PERIOD_OVER
@@ -187,17 +202,19 @@ class Worker:
         _log.info("ended", extra={"fields": {"seconds": round(time.monotonic() - started, 3)}})
         return code
 
-    async def _until_quiet(self, http: HttpServer, served: ServedModel) -> None:
-        while served.batcher.in_flight or http.connections:  # noqa: ASYNC110 - no event tells both
+    async def _until_quiet(self, http: HttpServer, grpc: GrpcServer | None, served: ServedModel) -> None:
+        while served.batcher.in_flight or http.connections or (grpc is not None and grpc.connections):  # noqa: ASYNC110 - no event tells both
             await asyncio.sleep(_QUIET_POLL)
 
-    async def _sweep(self, http: HttpServer) -> None:
+    async def _sweep(self, http: HttpServer, grpc: GrpcServer | None) -> None:
         """Once a second: end slow clients, read changed files, end with a parent that is gone."""
         reloaded = time.monotonic()
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             now = time.monotonic()
             http.sweep(now)
+            if grpc is not None:
+                grpc.sweep(now)
             self._metrics.refresh_process()
             if now - reloaded >= _RELOAD_SECONDS:
                 reloaded = now
@@ -205,6 +222,8 @@ class Worker:
                     self._certificates.reload()
                 if self._keys is not None and self._keys.reload():
                     http.forget_heads()
+                    if grpc is not None:
+                        grpc.forget_headers()
             if self._share_port and os.getppid() != self._parent:
                 _log.error("the parent process is gone: ending")
                 self._told_to_stop()
