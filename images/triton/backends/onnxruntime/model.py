@@ -6,6 +6,7 @@ reads the same parameters as the native backend (intra_op_thread_count, inter_op
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,31 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy
 import onnxruntime
 import triton_python_backend_utils as utils
+
+_TELL_EVERY = 0.5
+"""Seconds between reports of the compute time: each is a message to the server's process."""
+
+
+class ComputeTime:
+    """Counter of the seconds in the model, each run of a batch once; Triton's own counts once a request."""
+
+    def __init__(self, model: str, version: str) -> None:
+        self._family = utils.MetricFamily(
+            name="longshore_compute_time_seconds_total",
+            description="Time in the model by batch, cumulative",
+            kind=utils.MetricFamily.COUNTER,
+        )
+        self._counter = self._family.Metric(labels={"model": model, "version": version})
+        self._untold = 0.0
+        self._told_at = time.monotonic()
+
+    def add(self, seconds: float) -> None:
+        """Count; what came within the last moment is told with the next run."""
+        self._untold += seconds
+        now = time.monotonic()
+        if now - self._told_at >= _TELL_EVERY:
+            self._counter.increment(self._untold)
+            self._untold, self._told_at = 0.0, now
 
 
 class TritonPythonModel:
@@ -44,6 +70,7 @@ class TritonPythonModel:
         self._outputs = [tensor["name"] for tensor in config["output"]]
         self._ranks = {value.name: len(value.shape) for value in self._session.get_inputs()}
         self._batched = config["max_batch_size"] > 0
+        self._compute_time = ComputeTime(args["model_name"], args["model_version"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer requests; those of equal shapes run together."""
@@ -51,7 +78,12 @@ class TritonPythonModel:
         groups: dict[tuple[Any, ...], list[int]] = {}
         feeds: list[dict[str, Any]] = []
         for index, request in enumerate(requests):
-            tensors = {t.name(): self._shaped(t) for t in request.inputs()}
+            try:
+                tensors = {t.name(): self._shaped(t) for t in request.inputs()}
+            except UnicodeDecodeError as error:
+                answers[index] = _failed(f"a string is not valid UTF-8: {error}")
+                feeds.append({})
+                continue
             feeds.append(tensors)
             # Without a batch dimension requests cannot be joined.
             key = tuple((n, v.shape[1:]) for n, v in sorted(tensors.items())) if self._batched else (index,)
@@ -62,6 +94,8 @@ class TritonPythonModel:
 
     def _shaped(self, tensor: Any) -> Any:
         value = tensor.as_numpy()
+        if value.dtype == numpy.object_:
+            value = numpy.array([text.decode() for text in value.ravel()], numpy.object_).reshape(value.shape)
         rank = self._ranks.get(tensor.name(), value.ndim)
         return value.reshape(value.shape[:rank]) if value.ndim > rank else value
 
@@ -72,12 +106,14 @@ class TritonPythonModel:
             joined = feeds[members[0]]
         else:
             joined = {name: numpy.concatenate([feeds[i][name] for i in members]) for name in self._inputs}
+        begun = time.perf_counter()
         try:
             values = self._session.run(self._outputs, joined)
         except Exception as error:  # noqa: BLE001 (ONNX Runtime has no base class for its errors)
             for i in members:
-                answers[i] = utils.InferenceResponse([], utils.TritonError(str(error)))
+                answers[i] = _failed(str(error))
             return
+        self._compute_time.add(time.perf_counter() - begun)
         begin = 0
         for i in members:
             end = begin + (next(iter(feeds[i].values())).shape[0] if self._batched else 0)
@@ -92,6 +128,13 @@ class TritonPythonModel:
             begin = end
 
 
+def _failed(message: str) -> Any:
+    return utils.InferenceResponse([], utils.TritonError(message))
+
+
 def _contiguous(value: Any) -> Any:
     value = numpy.asarray(value)
-    return value.astype(numpy.object_) if value.dtype.kind == "U" else numpy.ascontiguousarray(value)
+    if value.dtype.kind in "UO":
+        texts = [text.encode() for text in value.ravel()]
+        return numpy.array(texts, numpy.object_).reshape(value.shape)
+    return numpy.ascontiguousarray(value)

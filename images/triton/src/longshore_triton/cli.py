@@ -54,8 +54,6 @@ def _serve(options: argparse.Namespace, log: Log) -> int:
     environment = {
         **{name: value for name, value in os.environ.items() if name != wanted.VARIABLE},
         "ORT_DISABLE_TELEMETRY": "1",
-        # The Python stub runs the interpreter of this environment.
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
     }
     return Supervisor(command, environment, asked, log).run()
 

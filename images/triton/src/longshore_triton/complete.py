@@ -7,11 +7,14 @@ from longshore_triton import modelconfig
 from longshore_triton.backends import PLATFORMS
 from longshore_triton.curve import BatchPlan
 from longshore_triton.errors import StartError
-from longshore_triton.generate import add_accelerator, add_batching, add_instances
-from longshore_triton.modelconfig import ModelConfig
+from longshore_triton.generate import add_accelerator, add_batching, add_instances, describe
+from longshore_triton.modelconfig import ModelConfig, type_of
 from longshore_triton.probe import Facts
 from longshore_triton.tensors import Signature, Tensor, is_dynamic
 from longshore_triton.wanted import Wanted
+
+_NOT_FIELDS = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|#[^\n]*')
+"""Strings and comments of the text form."""
 
 
 def complete(
@@ -53,11 +56,10 @@ def complete(
     if config.backend == "ensemble":
         config.backend, config.platform = "", "ensemble"
         return config
-    if generated is not None:
+    if generated is not None and signature is not None:
         if not _says(text, "max_batch_size"):
             config.max_batch_size = _batch_size(config, generated, signature)
-        if config.max_batch_size == generated.max_batch_size or not (config.input and config.output):
-            _add_tensors(config, generated)
+        _add_tensors(config, signature)
     batched = config.max_batch_size > 0
     if batched and not config.HasField("dynamic_batching") and not config.HasField("sequence_batching"):
         add_batching(config, batches, wanted)
@@ -69,12 +71,9 @@ def complete(
         config.version_policy.latest.num_versions = wanted.latest_versions
     if wanted.cache_bytes and not config.HasField("response_cache"):
         config.response_cache.enable = True
-    if (
-        generated is not None
-        and not config.model_warmup
-        and config.max_batch_size == generated.max_batch_size
-    ):
-        config.model_warmup.extend(generated.model_warmup)
+    if generated is not None and not config.model_warmup and batched == (generated.max_batch_size > 0):
+        fitting = (s for s in generated.model_warmup if s.batch_size <= max(1, config.max_batch_size))
+        config.model_warmup.extend(fitting)
     return config
 
 
@@ -139,30 +138,31 @@ def _tensors(what: str, said: ModelConfig, there: tuple[Tensor, ...], most: int,
             yield f"{what} {one.name} has dims {dims} there and {model} in the model"
 
 
-def _batch_size(config: ModelConfig, generated: ModelConfig, signature: Signature | None) -> int:
+def _batch_size(config: ModelConfig, generated: ModelConfig, signature: Signature) -> int:
     """Choose `max_batch_size` so that the dims that the user wrote are right."""
-    if signature is not None:
-        ranks = {tensor.name: len(tensor.shape) for tensor in (*signature.inputs, *signature.outputs)}
-        if any(len(t.dims) == ranks.get(t.name) for t in (*config.input, *config.output)):
-            return 0
+    ranks = {tensor.name: len(tensor.shape) for tensor in (*signature.inputs, *signature.outputs)}
+    if any(len(t.dims) == ranks.get(t.name) for t in (*config.input, *config.output)):
+        return 0
     return int(generated.max_batch_size)
 
 
-def _add_tensors(config: ModelConfig, generated: ModelConfig) -> None:
-    for said, made in ((config.input, generated.input), (config.output, generated.output)):
-        known = {tensor.name: tensor for tensor in made}
-        for tensor in said:
-            model = known.pop(tensor.name, None)
-            if model is None:
+def _add_tensors(config: ModelConfig, signature: Signature) -> None:
+    """Add every input that is missing, the outputs where none is said, and types and dims left out."""
+    skip = 1 if config.max_batch_size > 0 else 0
+    for said, there in ((config.input, signature.inputs), (config.output, signature.outputs)):
+        given = {tensor.name: tensor for tensor in said}
+        for tensor in there:
+            one = given.get(tensor.name)
+            if one is None:
+                if said is config.input or not given:
+                    describe(said.add(), tensor, skip)
                 continue
-            if not tensor.data_type:
-                tensor.data_type = model.data_type
-            if not tensor.dims:
-                tensor.dims.extend(model.dims)
-        if said is config.input or not said:
-            said.extend(known.values())
+            if not one.data_type:
+                one.data_type = type_of(tensor.dtype)
+            if not one.dims:
+                describe(one, tensor, skip)
 
 
 def _says(text: str, field: str) -> bool:
     """Tell whether a field is written out: 0 and absent are the same in a protocol buffer."""
-    return re.search(rf"(?m)^[^#\"]*\b{field}\s*:", text) is not None
+    return re.search(rf"\b{field}\s*:", _NOT_FIELDS.sub(" ", text)) is not None

@@ -39,9 +39,9 @@ def generate(
     skip = 1 if batched else 0
     for tensor in signature.inputs:
         if tensor.name not in controls:
-            _describe(config.input.add(), tensor, skip)
+            describe(config.input.add(), tensor, skip)
     for tensor in signature.outputs:
-        _describe(config.output.add(), tensor, skip)
+        describe(config.output.add(), tensor, skip)
     config.version_policy.latest.num_versions = wanted.latest_versions
     if wanted.sequence:
         add_sequence(config, wanted.sequence, signature)
@@ -193,7 +193,8 @@ def add_warmup(
             value.zero_data = True
 
 
-def _describe(message: ModelConfig, tensor: Tensor, skip: int) -> None:
+def describe(message: ModelConfig, tensor: Tensor, skip: int) -> None:
+    """Write name, type and dims of a tensor, without its first `skip` dimensions."""
     message.name = tensor.name
     message.data_type = modelconfig.type_of(tensor.dtype)
     dims = [-1 if is_dynamic(size) else size for size in tensor.shape[skip:]]

@@ -59,4 +59,5 @@ def surely_batches(signature: Signature) -> bool:
     if not leads_with_batch(signature):
         return False
     names = {tensor.shape[0] for tensor in (*signature.inputs, *signature.outputs)}
-    return len(names) == 1
+    # Some exporters write "?" for every size that they do not know.
+    return len(names) == 1 and names.isdisjoint({None, "?", ""})

@@ -73,7 +73,7 @@ def parse(text: str) -> Wanted:
             **_known(Wanted, raw),
             sequence=WantedSequence(**_known(WantedSequence, sequence)) if sequence else None,
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise StartError(
             "RequestInvalid", f"the environment variable {VARIABLE} cannot be read: {error}"
         ) from None

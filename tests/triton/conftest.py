@@ -1,0 +1,63 @@
+"""What the tests of Triton share: the same models on both runtimes."""
+
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from onnx import TensorProto
+
+from tests.server import models
+from tests.server.harness import Server
+from tests.triton.harness import Triton
+
+RUNTIMES = ("OnnxRuntime", "Triton")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model that is being served."""
+
+    runtime: str
+    name: str
+    http: str
+    grpc: str
+    metrics_url: str
+    directory: Path
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(self.metrics_url, timeout=5) as response:
+            return str(response.read().decode())
+
+
+@pytest.fixture(scope="session", params=RUNTIMES)
+def mlp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """x [N, 16] FP32 -> y [N, 8] FP32."""
+    yield from _served(request.param, models.mlp(tmp_path_factory.mktemp("matrix") / "mlp"))
+
+
+@pytest.fixture(scope="session", params=RUNTIMES)
+def strings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """x [N, M] BYTES -> y [N, M] BYTES, the same."""
+    yield from _served(
+        request.param, models.identity(tmp_path_factory.mktemp("matrix") / "strings", TensorProto.STRING)
+    )
+
+
+def _served(runtime: str, model: Path) -> Iterator[Endpoint]:
+    if runtime == "Triton":
+        with Triton(model, model.parent, name=model.name) as triton:
+            yield Endpoint(
+                runtime, model.name, triton.address, triton.grpc_address, triton.metrics_url, model
+            )
+    else:
+        with Server(model) as server:
+            yield Endpoint(
+                runtime,
+                model.name,
+                server.address,
+                server.grpc_address,
+                f"http://{server.address}/metrics",
+                model,
+            )
