@@ -22,7 +22,7 @@ from longshore.plan.analysis.comparison import (
     suspicious,
     verdict,
 )
-from longshore.plan.analysis.evidence import Evidence
+from longshore.plan.analysis.evidence import CAP, Evidence
 from longshore.plan.analysis.fisher import Table, log_ratio
 from longshore.plan.analysis.verdict import Verdict
 from scipy.stats import binom, nchypergeom_fisher
@@ -46,7 +46,7 @@ def test_no_tick_favours_abort_while_the_odds_ratio_is_at_most_the_margin(table:
     assert expectation(table, margin, margin * ratio, margin, math.inf) == pytest.approx(1.0, abs=1e-9)
     for truth in (0.05, 0.5, 1.0, 1.29):
         assert expectation(table, truth, margin * ratio, margin, math.inf) <= 1 + 1e-9
-        assert expectation(table, truth, margin * ratio, margin, 1.25) <= 1 + 1e-9
+        assert expectation(table, truth, margin * ratio, margin, CAP) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -79,6 +79,13 @@ def test_silence_is_neither_good_nor_bad_and_becomes_overdue() -> None:
     assert back.verdict is Verdict.PASS
 
 
+def test_thin_traffic_is_told_from_traffic_that_will_decide() -> None:
+    settings = settings_of(Analysis(), latency_objective=False)
+    assert after(settings, Look(2.0, errors=SILENT)).thin
+    assert after(settings, *[Look(2.0, errors=Tick(Count(0, 0), Count(1, 0), 2.0))] * 9).thin
+    assert not after(settings, *[Look(2.0, errors=QUIET)] * 5).thin
+
+
 def test_counters_that_cannot_be_read_are_an_error() -> None:
     settings = settings_of(Analysis(), latency_objective=False)
     found = after(settings, Look(2.0, errors=QUIET), Look(2.0, problem="connection refused by 10.0.0.7"))

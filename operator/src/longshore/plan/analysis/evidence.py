@@ -20,11 +20,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-CAP = 1.25
+CAP = 1.2
 """Largest log-likelihood ratio of a lone tick, in nats: about one failure that only the canary had.
 
-Calibrated by `make bench-rollout`: 0.8 delays an abort by a third, 1.5 lets bursts of five abort 2 % of good
-canaries."""
+Calibrated by `make bench-rollout`: 0.8 delays an abort by a third, 1.5 lets bursts of three abort 2 % of
+good canaries."""
 
 RESTART_SECONDS = 30.0
 """Between two restarts; a fault is at most this much older than the nearest one."""

@@ -131,6 +131,7 @@ class Judgement:
         suspicious: there is evidence against the canary, short of what aborts: no more weight yet.
         overdue: NoData or Error has lasted for longer than noDataDeadline.
         seconds_to_decision: estimate of the data time until Pass or Fail; None if none is in sight.
+        thin: traffic is below what a decision within noDataDeadline needs; synthetic load would help.
     """
 
     verdict: Verdict
@@ -139,6 +140,7 @@ class Judgement:
     suspicious: bool = False
     overdue: bool = False
     seconds_to_decision: float | None = None
+    thin: bool = False
 
 
 def look_at(settings: Settings, before: AnalysisState, look: Look) -> AnalysisState:
@@ -185,6 +187,8 @@ def judge(settings: Settings, state: AnalysisState) -> Judgement:
     if settings.latency:
         watched.append((settings.latency, state.latency))
     estimates = [found for limits, compared in watched if (found := estimate(limits, compared))]
+    to_decision = _to_decision(estimates, len(watched))
+    undecided = combined in (Verdict.INCONCLUSIVE, Verdict.NO_DATA)
     return Judgement(
         verdict=combined,
         text=text,
@@ -192,7 +196,8 @@ def judge(settings: Settings, state: AnalysisState) -> Judgement:
         suspicious=any(suspicious(limits, compared) for limits, compared in watched)
         or any(watch.breaches for watch in state.watched.values()),
         overdue=overdue,
-        seconds_to_decision=_to_decision(estimates, len(watched)),
+        seconds_to_decision=to_decision,
+        thin=undecided and (to_decision is None or to_decision > settings.no_data_deadline),
     )
 
 
