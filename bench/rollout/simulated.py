@@ -10,7 +10,7 @@ from bench.rollout.thresholds import simulate_strikes
 from bench.rollout.traffic import Scenario, gamma_noise, pod_noise, shared_incident, simulate
 from bench.rollout.vectorised import Floats
 
-ASKED = Analysis(margin=1.0)
+ASKED = Analysis()
 ROLLOUTS = 10_000
 FEWER = 2_000
 GOOD, BAD, WORSE = 0.005, 0.02, 0.05

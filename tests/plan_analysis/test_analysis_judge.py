@@ -106,6 +106,10 @@ def test_a_gap_does_not_count_as_data_time() -> None:
     assert after(settings, Look(-50.0, errors=QUIET)).verdict is Verdict.INCONCLUSIVE
 
 
+def test_the_kinds_defaults_are_the_calibrated_ones() -> None:
+    assert settings_of(Analysis(), latency_objective=False).errors == Limits()
+
+
 def test_alpha_is_shared_among_the_statistical_signals() -> None:
     signals = (
         AnalysisSignal(name="classes", type=SignalType.DISTRIBUTION),
