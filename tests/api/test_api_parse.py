@@ -164,3 +164,32 @@ _PARTS = st.sampled_from(["model", "optimize", "serving", "scaling", "rollout", 
 def test_any_json_is_parsed_or_refused_as_such(raw: dict[str, object]) -> None:
     with contextlib.suppress(SpecError):
         parse_spec(raw)
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"),
+    [
+        ("1000m", "1"),
+        ("1500m", "1500m"),
+        ("0.5", "500m"),
+        ("0.1", "100m"),
+        ("1000", "1k"),
+        ("1536", "1536"),
+        ("0.5Gi", "512Mi"),
+        ("1024Mi", "1Gi"),
+        ("1.5Gi", "1536Mi"),
+        ("0.1Gi", "107374182400m"),
+        ("1Ki", "1Ki"),
+        ("0.5Ki", "512"),
+        ("0", "0"),
+        ("0Gi", "0"),
+        ("0.0001", "1m"),
+        ("2G", "2G"),
+        ("2000M", "2G"),
+        ("1024Pi", "1Ei"),
+        ("00500m", "500m"),
+    ],
+)
+def test_quantities_are_written_as_the_api_server_stores_them(text: str, stored: str) -> None:
+    parsed = parse_spec(spec(serving={"resources": {"limits": {"cpu": text}}}))
+    assert parsed.serving.resources.limits == {"cpu": stored}

@@ -90,6 +90,7 @@ class World:
     def restart(self) -> None:
         """Start the operator anew, with nothing but the cluster to remember by."""
         self.index, self.senses, self.metrics = Index(), Senses(), Metrics()
+        self._heard = -1
         self.reconciler = Reconciler(
             self,  # type: ignore[arg-type]  # stands in for Cluster
             self.index,
@@ -109,6 +110,9 @@ class World:
     def hear(self) -> None:
         """Deliver everything to the operator's index, as a full list would."""
         self.index.gateway_api = self.gateway_api
+        if self._heard == self._version:
+            return
+        self._heard = self._version
         kinds: dict[Kind, list[Mapping[str, Any]]] = {}
         for obj in self.objects.values():
             if kind_of(obj) is not MODEL_DEPLOYMENT:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from longshore.resources.names import APPLIED
@@ -27,12 +27,12 @@ def stands(desired: Mapping[str, Any], live: Mapping[str, Any] | None) -> bool:
 
 
 def _covers(desired: Any, live: Any) -> bool:
-    if isinstance(desired, Mapping):
-        if not isinstance(live, Mapping):
+    if isinstance(desired, dict):
+        if not isinstance(live, dict):
             return not desired and live is None
         return all(_covers(value, live.get(key)) for key, value in desired.items())
-    if isinstance(desired, Sequence) and not isinstance(desired, str):
-        if not isinstance(live, Sequence) or isinstance(live, str):
+    if isinstance(desired, (list, tuple)):
+        if not isinstance(live, (list, tuple)):
             return not desired and live is None
         return len(desired) == len(live) and all(map(_covers, desired, live))
     if live is None:

@@ -33,9 +33,10 @@ class ClusterError(Exception):
         """The API server's own word: NotFound, Conflict, Invalid, Forbidden, ..."""
 
     @property
-    def transient(self) -> bool:
-        """Tell whether the same request may succeed later without a change."""
-        return self.status in (0, 409, 429) or self.status >= 500
+    def refused(self) -> bool:
+        """Tell whether the same request will be refused again: it is the object that is wrong."""
+        # Server-side apply answers 500 to a field that the schema does not know.
+        return self.status in (400, 403, 413, 422) or "field not declared in schema" in str(self)
 
 
 Told = Callable[[str, str], None]

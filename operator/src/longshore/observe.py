@@ -107,7 +107,6 @@ def deployment_view(obj: Object) -> DeploymentView:
     """Read a Deployment."""
     metadata, status = obj["metadata"], obj.get("status", {})
     notes = metadata.get("annotations", {})
-    template = json.loads(notes[TEMPLATE]) if TEMPLATE in notes else None
     settled = status.get("observedGeneration", 0) >= metadata.get("generation", 1)
     return DeploymentView(
         name=metadata["name"],
@@ -120,7 +119,7 @@ def deployment_view(obj: Object) -> DeploymentView:
         current=status.get("replicas", 0),
         settled=settled,
         deleting="deletionTimestamp" in metadata,
-        template=template,
+        template=_template(notes.get(TEMPLATE)),
         provenance=Provenance(
             model=notes.get(MODEL_URI, ""),
             artifact=notes.get(ARTIFACT),
@@ -132,6 +131,16 @@ def deployment_view(obj: Object) -> DeploymentView:
             for c in status.get("conditions", ())
         ),
     )
+
+
+def _template(text: str | None) -> Mapping[str, Any] | None:
+    """Read the pod template as it was first built; None where the annotation is gone or was edited."""
+    try:
+        template = json.loads(text or "null")
+    except ValueError:
+        return None
+    containers = template.get("spec", {}).get("containers") if isinstance(template, dict) else None
+    return template if containers else None
 
 
 def job_view(obj: Object) -> JobView:

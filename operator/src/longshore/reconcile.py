@@ -79,9 +79,15 @@ class Reconciler:
             if error.status == 409 or (error.status == 404 and observed.deleting):
                 log.info("came second to another writer: %s", error)
                 return SECOND_LOOK
-            raise
+            if not error.refused:
+                raise
+            log.warning("refused by the API server: %s", error)
+            self._metrics.failures.labels(error.reason).inc()
+            why = f"the API server refuses what this spec asks for: {error}; mend that part of the spec"
+            writes, plan = 0, _stalled(plan, Problem("ObjectRefused", why, again=REFUSED_LOOK))
         except NameTakenError as error:
             log.warning("%s", error)
+            self._metrics.failures.labels("NameTaken").inc()
             writes, plan = 0, _stalled(plan, Problem("NameTaken", str(error), again=NAME_TAKEN_LOOK))
         if writes > 0 and not observed.status:
             # The children's own controllers answer within a moment: one status write instead of two.
@@ -135,6 +141,9 @@ class Reconciler:
 
 SECOND_LOOK = 0.25
 """Seconds until the next look after children were just made, or after somebody else wrote first."""
+
+REFUSED_LOOK = 60.0
+"""Seconds between tries of what the API server refuses: a quota or a policy may have changed."""
 
 NAME_TAKEN_LOOK = 30.0
 """Seconds between looks at an object of somebody else's that is in the way: no watch tells of it."""

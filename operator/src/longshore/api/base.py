@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -64,6 +64,10 @@ Duration = Annotated[str, Field(max_length=32, pattern=_DURATION, examples=["30s
 _LARGEST_INTEGER = 10**15
 
 
+def _canonical(text: str) -> str:
+    return canonical(text)
+
+
 def _text_of_integer(value: Any) -> Any:
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_INTEGER
     return str(value) if is_count else value
@@ -82,6 +86,7 @@ Quantity = Annotated[
             "maximum": _LARGEST_INTEGER,
         },
     ),
+    AfterValidator(_canonical),
     BeforeValidator(_text_of_integer),
 ]
 """A Kubernetes quantity: 500m, 2, 1Gi. In YAML also a bare whole number."""
@@ -145,6 +150,34 @@ def quantity(text: str) -> Decimal:
             f"{text!r} is no quantity: write a number with an optional unit, such as 500m, 2 or 1Gi"
         )
     return Decimal(match[1]) * _SUFFIX[match[2]]
+
+
+_DECIMAL = ("m", "", "k", "M", "G", "T", "P", "E")
+_BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+
+
+def canonical(text: str) -> str:
+    """Write a `Quantity` as the API server stores it: 1000m is 1, 0.5Gi is 512Mi.
+
+    Else what is applied and what stands would differ for ever. Containers' resources are rounded up to a
+    thousandth. Source: `CanonicalizeBytes` in k8s.io/apimachinery/pkg/api/resource.
+
+    Raises:
+        ValueError: the text is no quantity such as `500m` or `1Gi`.
+    """
+    value = quantity(text)
+    if text.endswith("i") and value >= 1024 and value == value.to_integral_value():
+        return _scaled(int(value), 1024, _BINARY)
+    thousandths = (value * 1000).to_integral_value(rounding="ROUND_CEILING")
+    return _scaled(int(thousandths), 1000, _DECIMAL) if thousandths else "0"
+
+
+def _scaled(value: int, base: int, suffixes: tuple[str, ...]) -> str:
+    """Write a value without a fraction under the largest suffix."""
+    power = 0
+    while value % base == 0 and power + 1 < len(suffixes):
+        value, power = value // base, power + 1
+    return f"{value}{suffixes[power]}"
 
 
 def millicores(text: str) -> int:

@@ -91,6 +91,13 @@ def decide(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
     return _by_job(observed, spec, revision)
 
 
+def stored_artifacts(observed: Observed) -> frozenset[str]:
+    """Give the artifacts that finished Jobs report and that lie in the store."""
+    messages = [end.message for pod in observed.pods if pod.job for end in pod.terminated]
+    reported = [report.artifact for report in map(report_of, messages) if report and report.artifact]
+    return frozenset(a for a in reported if _is_in_store(a, observed.settings.store))
+
+
 def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
     key = artifact_key(spec.model, spec.optimize, spec.serving)
     job = observed.job(key)

@@ -4,16 +4,19 @@ Everything in the namespace goes by owner reference. Outside of it are only arti
 no other ModelDeployment uses is released before the finalizer goes.
 """
 
+from longshore.plan.artifact import stored_artifacts
 from longshore.plan.outcome import Plan
 from longshore.plan.state import Observed
 from longshore.resources.names import FINALIZER
 
 
 def artifacts_of(observed: Observed) -> frozenset[str]:
-    """Give the artifacts that the revisions of this ModelDeployment load."""
-    return frozenset(
-        d.provenance.artifact for d in observed.deployments if d.provenance.artifact
-    ) | frozenset(r["artifact"] for r in observed.status.get("revisions", ()) if r.get("artifact"))
+    """Give the artifacts that the revisions of this ModelDeployment load, and what its Jobs just stored."""
+    return (
+        stored_artifacts(observed)
+        | frozenset(d.provenance.artifact for d in observed.deployments if d.provenance.artifact)
+        | frozenset(r["artifact"] for r in observed.status.get("revisions", ()) if r.get("artifact"))
+    )
 
 
 def finalizers(observed: Observed, starts_job: bool = False) -> tuple[str, ...] | None:
