@@ -193,11 +193,9 @@ def minilm(weights: Path, out: Path) -> None:
     words = graph.add(
         "Gather", graph.weight("words", state["embeddings.word_embeddings.weight"]), "input_ids"
     )
-    length = graph.add("Gather", graph.add("Shape", "input_ids"), constant("axis1", 1), axis=0)
-    steps = graph.add("Range", constant("zero", 0), length, constant("step", 1))
-    positions = graph.add(
-        "Gather", graph.weight("positions", state["embeddings.position_embeddings.weight"]), steps
-    )
+    length = graph.add("Shape", "input_ids", start=1, end=2)
+    table = graph.weight("positions", state["embeddings.position_embeddings.weight"])
+    positions = graph.add("Slice", table, constant("start", [0]), length, constant("axis0", [0]))
     kind = graph.weight("kind", state["embeddings.token_type_embeddings.weight"][0])
     x = norm(graph.add("Add", graph.add("Add", words, positions), kind), "embeddings.LayerNorm")
     mask = graph.add("Cast", "attention_mask", to=TensorProto.FLOAT)

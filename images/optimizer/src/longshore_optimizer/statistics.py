@@ -148,8 +148,8 @@ def paired_ratio(original: Floats, candidate: Floats, confidence: float) -> Rati
     """Ratio measured in interleaved rounds; arrays of one positive value a round, same length.
 
     The rounds are paired, so a slow spell that hits both cancels out. The estimate is the median of the
-    rounds' ratios, its interval the order statistics that hold the median at `confidence` whatever the noise looks
-    like (the sign test's interval; Conover 1999, section 3.2). With too few rounds the bound is 0 or infinite.
+    rounds' ratios, its interval the order statistics that hold the median at `confidence` whatever the noise
+    looks like (the sign test's interval; Conover 1999, section 3.2). With too few rounds nothing is bounded.
     """
     ratios = np.sort(np.asarray(original) / np.asarray(candidate))
     rounds = len(ratios)

@@ -20,6 +20,8 @@ class DynamicInt8:
             return "the model is quantized already"
         if not model.count(*_MATMUL):
             return "the model has no matrix product (MatMul, Gemm, Attention, LSTM) to quantize"
+        if not model.weight_bytes:
+            return "the model has no float32 weights"
         return None
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:

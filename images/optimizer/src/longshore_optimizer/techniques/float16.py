@@ -21,6 +21,8 @@ class Float16:
     def applies(self, model: ModelFacts, target: TargetFacts) -> str | None:
         """Float32 weights are needed."""
         del target
+        if model.quantized:
+            return "the model is quantized already"
         return None if model.weight_bytes else "the model has no float32 weights"
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:

@@ -21,6 +21,8 @@ class StaticInt8:
             return "the model is quantized already"
         if not model.count(*_HEAVY):
             return "the model has no convolution or matrix product to quantize"
+        if not model.weight_bytes:
+            return "the model has no float32 weights"
         if not target.calibration:
             return "static quantization needs calibration data: add optimize.calibration"
         if model.opset < LEAST_OPSET:
