@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from longshore.cli.check import check
+
 app = typer.Typer(help="The operator itself.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `run` a command of its own."""
+app.command()(check)
 
 
 @app.command()
