@@ -58,7 +58,7 @@ generate: $(SYNCED) ## Write what is made from the API types: crds/, the chart's
 
 .PHONY: test-fast
 test-fast: $(SYNCED) ## Run the tests that need no cluster (some start a real API server)
-	$(VENV)/bin/pytest -m "not cluster"
+	$(VENV)/bin/pytest -m "not cluster and not node"
 
 # --- benches
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.processes import Identity, identify, stop
 
-NAME = "longshore"
-
 _ROOT = Path("/sys/fs/cgroup")
 # What kubelet asks a cgroup v2 parent to delegate, where the kernel has it.
 _CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "hugetlb")
@@ -24,26 +22,26 @@ def _hierarchies() -> list[Path]:
     return sorted(path for path in _ROOT.iterdir() if path.is_dir() and not path.is_symlink())
 
 
-def folders() -> list[Path]:
+def folders(name: str) -> list[Path]:
     """The group's folder in each hierarchy that has it."""
     if not _ROOT.is_dir():
         return []
-    return [folder for hierarchy in _hierarchies() if (folder := hierarchy / NAME).is_dir()]
+    return [folder for hierarchy in _hierarchies() if (folder := hierarchy / name).is_dir()]
 
 
-def create() -> None:
+def create(name: str) -> None:
     """Make the group in every hierarchy. Raises ClusterError when the kernel refuses."""
     for hierarchy in _hierarchies():
         try:
-            (hierarchy / NAME).mkdir(exist_ok=True)
+            (hierarchy / name).mkdir(exist_ok=True)
             if (hierarchy / "cgroup.controllers").exists():
                 _delegate(hierarchy)
-                _delegate(hierarchy / NAME)
+                _delegate(hierarchy / name)
             elif (hierarchy / "cpuset.cpus").exists():
-                _inherit_cpuset(hierarchy)
+                _inherit_cpuset(hierarchy, name)
         except OSError as error:
             raise ClusterError(
-                f"cannot make the control group {hierarchy / NAME}: {error.strerror}.\n"
+                f"cannot make the control group {hierarchy / name}: {error.strerror}.\n"
                 "  next step: run as root of the machine; a container needs a writable /sys/fs/cgroup"
             ) from None
 
@@ -55,47 +53,47 @@ def _delegate(group: Path) -> None:
             (group / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
-def _inherit_cpuset(hierarchy: Path) -> None:
+def _inherit_cpuset(hierarchy: Path, group: str) -> None:
     # A new v1 cpuset group is empty and takes no process until it has CPUs and memory nodes.
     for name in ("cpuset.cpus", "cpuset.mems"):
-        if not (hierarchy / NAME / name).read_text().strip():
-            (hierarchy / NAME / name).write_text((hierarchy / name).read_text())
+        if not (hierarchy / group / name).read_text().strip():
+            (hierarchy / group / name).write_text((hierarchy / name).read_text())
 
 
-def processes() -> list[Identity]:
+def processes(name: str) -> list[Identity]:
     """Every running process in the group or below it."""
     pids: set[int] = set()
-    for folder in folders():
-        for listing in folder.rglob("cgroup.procs"):
+    for folder in folders(name):
+        for path, _, _ in os.walk(folder):
             try:
-                pids.update(int(line) for line in listing.read_text().split())
+                pids.update(int(line) for line in Path(path, "cgroup.procs").read_text().split())
             except OSError:
-                continue
+                continue  # the group is gone
     return [identity for pid in sorted(pids) if (identity := identify(pid))]
 
 
-def end_processes() -> list[Identity]:
+def end_processes(name: str) -> list[Identity]:
     """Kill every process of the group; returns those that could not be ended."""
     left: list[Identity] = []
     for _ in range(5):  # a process may fork while the others are being killed
-        left = processes()
+        left = processes(name)
         if not left:
             break
         stop(left, grace=0)
     return left
 
 
-def remove() -> list[Path]:
+def remove(name: str) -> list[Path]:
     """Remove the group and those below it; returns what stays because something still runs in it."""
     deadline = time.monotonic() + 5
     while True:
-        for folder in folders():
+        for folder in folders(name):
             for path, _, _ in os.walk(folder, topdown=False):
                 try:
                     os.rmdir(path)
                 except OSError:
                     continue
-        left = folders()
+        left = folders(name)
         if not left or time.monotonic() >= deadline:
             return left
         time.sleep(0.05)

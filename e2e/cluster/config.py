@@ -6,9 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from e2e.cluster.cgroups import NAME as CGROUP
 from e2e.cluster.network import (
-    BRIDGE,
     CLUSTER_RANGE,
     DNS_SERVICE_IP,
     NODE_IP,
@@ -64,7 +62,7 @@ def cni(paths: NodePaths) -> str:
     """The pods' network: a port of the bridge and an address each. (Host ports are not offered.)"""
     bridge = {
         "type": "bridge",
-        "bridge": BRIDGE,
+        "bridge": paths.bridge,
         "isGateway": True,
         "ipMasq": False,
         "hairpinMode": True,
@@ -107,7 +105,7 @@ def kubelet(paths: NodePaths) -> str:
             "kind": "KubeletConfiguration",
             "address": NODE_IP,
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{CGROUP}",
+            "cgroupRoot": f"/{paths.cgroup}",
             # Kubernetes 1.35 and newer refuse hosts with control groups v1 unless told otherwise.
             "failCgroupV1": False,
             "failSwapOn": False,

@@ -75,9 +75,7 @@ def _ensure(source: ImageSource, base: str, buildah: Buildah, folder: Path, say:
     free = shutil.disk_usage(folder).free
     if free < 2 * 1024**3:
         raise ClusterError(f"only {free >> 20} MiB are free for {target}.\n  next step: make room, run again")
-    # Uncompressed: the archive goes no further than this machine.
-    push = ("push", "--quiet", "--disable-compression")
-    buildah.run(*push, source.reference, f"oci:{target}:{source.reference}", seconds=600)
+    buildah.run("push", "--quiet", source.reference, f"oci:{target}:{source.reference}", seconds=600)
     image = layout.find(target, source.reference)
     if image is None:
         raise ClusterError(f"{target} lacks {source.reference}.\n  next step: remove {target} and run again")

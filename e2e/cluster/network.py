@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import json
+import shlex
 from pathlib import Path
 
 from e2e.cluster.command import run, succeeds
@@ -91,16 +92,16 @@ def ensure() -> None:
         _iptables(table, "-A", chain, *rule.split())
 
 
-def remove_pod_links() -> None:
+def remove_pod_links(bridge: str) -> None:
     """Remove the pods' ends of the bridge; those of a network namespace that is gone vanish by themselves."""
-    for name in _bridge_ports():
+    for name in _bridge_ports(bridge):
         with contextlib.suppress(ClusterError):
             run(["ip", "link", "del", name])
 
 
 def remove() -> None:
     """Remove what `ensure` made, and the pods' links."""
-    remove_pod_links()
+    remove_pod_links(BRIDGE)
     if link_exists(BRIDGE):
         run(["ip", "link", "del", BRIDGE])
     if succeeds(["iptables", "--version"]):
@@ -129,10 +130,9 @@ def removal_of_kubernetes_chains(listing: str) -> list[list[str]]:
 
     First go the rules in other chains that jump to them, then their own rules, then the chains.
     """
-    words = [line.split() for line in listing.splitlines()]
+    words = [shlex.split(line) for line in listing.splitlines()]  # comments are quoted
     chains = [line[1] for line in words if line[:1] == ["-N"] and line[1].startswith(_KUBERNETES_CHAINS)]
     jumps = [
-        # Comments are quoted and may hold spaces: the rule is deleted by its number instead.
         (chain, number)
         for chain, number, target in _numbered(words)
         if target.startswith(_KUBERNETES_CHAINS) and chain not in chains
@@ -172,8 +172,8 @@ def link_exists(name: str) -> bool:
     return Path("/sys/class/net", name).exists()
 
 
-def _bridge_ports() -> list[str]:
-    ports = Path("/sys/class/net", BRIDGE, "brif")
+def _bridge_ports(bridge: str) -> list[str]:
+    ports = Path("/sys/class/net", bridge, "brif")
     return [path.name for path in ports.iterdir()] if ports.is_dir() else []
 
 

@@ -64,7 +64,7 @@ def _prepare(paths: NodePaths, binaries: Path) -> None:
     before.record(paths.root / "before.json")
     bridged = network.sees_bridged_packets()
     network.ensure()
-    cgroups.create()
+    cgroups.create(paths.cgroup)
     credentials.ensure(paths)
     texts = {
         "containerd.toml": config.containerd(paths, binaries),

@@ -16,10 +16,16 @@ def cache_root() -> Path:
 
 @dataclass(frozen=True)
 class NodePaths:
-    """The folders of one node: `root` holds state and logs, `run` sockets and mounts (a tmpfs)."""
+    """What one node calls its own on this host.
+
+    `root` holds state and logs, `run` (on a tmpfs) sockets and mounts; all pods run below the control group
+    `cgroup`, and `bridge` is their network link.
+    """
 
     root: Path = Path("/var/lib/longshore-cluster")
     run: Path = Path("/run/longshore-cluster")
+    cgroup: str = "longshore"
+    bridge: str = "longshore0"
 
     @property
     def pki(self) -> Path:

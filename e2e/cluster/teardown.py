@@ -96,12 +96,12 @@ def leftovers(paths: NodePaths, *, kubernetes_rules: bool = True) -> list[str]:
     Without `kubernetes_rules`, rules that another Kubernetes on this host may have made are not counted.
     """
     left = [f"process {each.pid} ({program_of(each)})" for each in marked(str(paths.root))]
-    left += [f"process {each.pid} ({program_of(each)}) of a pod" for each in cgroups.processes()]
+    left += [f"process {each.pid} ({program_of(each)}) of a pod" for each in cgroups.processes(paths.cgroup)]
     left += [f"mount {point}" for point in mounts.below(paths.root, paths.run)]
     left += [f"folder {folder}" for folder in (paths.root, paths.run) if folder.exists()]
-    left += [f"control group {folder}" for folder in cgroups.folders()]
-    if network.link_exists(network.BRIDGE):
-        left.append(f"link {network.BRIDGE}")
+    left += [f"control group {folder}" for folder in cgroups.folders(paths.cgroup)]
+    if network.link_exists(paths.bridge):
+        left.append(f"link {paths.bridge}")
     left += [
         f"packet filter rule {rule}"
         for rule in network.rules_left()
@@ -121,14 +121,14 @@ def _stop_all(processes: list[Identity], grace: float = 0) -> None:
 
 def _end_pods(paths: NodePaths, keep: set[Identity]) -> None:
     """End the pods' processes and their shims, then detach their mounts; `keep` are components."""
-    cgroups.end_processes()
+    cgroups.end_processes(paths.cgroup)
     shims = [each for each in marked(str(paths.root)) if each not in keep and _is_of_a_pod(each)]
     _stop_all(shims)
-    cgroups.end_processes()
+    cgroups.end_processes(paths.cgroup)
     _remove_shim_sockets(paths)
     mounts.detach_all(paths.kubelet, paths.run)
-    network.remove_pod_links()
-    cgroups.remove()
+    network.remove_pod_links(paths.bridge)
+    cgroups.remove(paths.cgroup)
 
 
 def _is_of_a_pod(process: Identity) -> bool:
