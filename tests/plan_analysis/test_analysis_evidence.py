@@ -161,6 +161,14 @@ def test_canary_that_has_all_requests_is_held_against_what_stable_was() -> None:
     assert verdict(Limits(), good) is not Verdict.FAIL
 
 
+def test_thin_traffic_that_misses_stable_for_a_tick_is_not_alone() -> None:
+    state = Compared(stable=Count(10_000, 50))
+    for _ in range(30):
+        state = observe(Limits(), state, Tick(Count(2, 1), Count(0, 0), 2.0))
+        state = observe(Limits(), state, Tick(Count(0, 0), Count(2, 1), 2.0))
+    assert abort_evidence(state) == pytest.approx(0, abs=1e-9)
+
+
 def test_alone_without_a_baseline_tells_nothing() -> None:
     state = observe(Limits(), Compared(), Tick(Count(40, 40), Count(0, 0), 2.0))
     assert abort_evidence(state) == pytest.approx(0, abs=1e-9)
