@@ -225,7 +225,7 @@ def test_taking_it_down_leaves_nothing(node: LocalCluster, tmp_path: Path) -> No
 
 def test_the_nodes_dns_knows_services(node: LocalCluster) -> None:
     # A query for the A record of this name (RFC 1035); the answer ends with the address.
-    labels = "kubernetes.default.svc.cluster.local".split(".")
+    labels = ["kubernetes", "default", "svc", "cluster", "local"]
     name = b"".join(bytes([len(label)]) + label.encode() for label in labels)
     query = bytes.fromhex("123401000001000000000000") + name + bytes.fromhex("0000010001")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
