@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,9 @@ class ModelDeployment:
     name: str
 
     def apply(self, spec: Mapping[str, Any], annotations: Mapping[str, str] | None = None) -> None:
-        """Apply the spec."""
+        """Apply the spec; where it names no runtime, that of the environment variable RUNTIME serves."""
+        if runtime := os.environ.get("RUNTIME"):
+            spec = {**spec, "serving": {"runtime": runtime, **spec.get("serving", {})}}
         metadata: Object = {"name": self.name, "namespace": self.namespace}
         if annotations:
             metadata["annotations"] = dict(annotations)
@@ -75,13 +78,19 @@ class ModelDeployment:
 
         return eventually(look, f"{self.name}: {kind}={status} {reason or ''}", seconds)
 
-    def wait_ready(self, seconds: float = 120.0) -> Object:
-        """Wait until the revision of the present spec answers and nothing is under way."""
+    def wait_ready(self, seconds: float = 120.0, fail_on_stalled: bool = False) -> Object:
+        """Wait until the revision of the present spec answers and nothing is under way.
+
+        Raises:
+            RuntimeError: it is stalled, and the caller said that this ends the wait.
+        """
 
         def look() -> Object | None:
             ready, under_way = self.condition("Ready"), self.condition("Reconciling")
             obj = self.read()
             seen = obj.get("status", {}).get("message")
+            if fail_on_stalled and self.condition("Stalled").get("status") == "True":
+                raise RuntimeError(f"{self.name} is stalled: {seen}")
             assert ready.get("status") == "True", f"Ready is {ready.get('status')}: {seen}"
             assert under_way.get("status") == "False", f"still {under_way.get('reason')}: {seen}"
             return obj

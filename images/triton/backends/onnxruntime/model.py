@@ -18,28 +18,25 @@ import onnxruntime
 import triton_python_backend_utils as utils
 
 _TELL_EVERY = 0.5
-"""Seconds between reports of the compute time: each is a message to the server's process."""
+"""Seconds between reports of the counters: each is a message to the server's process."""
 
 
-class ComputeTime:
-    """Counter of the seconds in the model, each run of a batch once; Triton's own counts once a request."""
+class Counter:
+    """A counter among the server's metrics that Triton itself does not keep."""
 
-    def __init__(self, model: str, version: str) -> None:
-        self._family = utils.MetricFamily(
-            name="longshore_compute_time_seconds_total",
-            description="Time in the model by batch, cumulative",
-            kind=utils.MetricFamily.COUNTER,
-        )
-        self._counter = self._family.Metric(labels={"model": model, "version": version})
+    def __init__(self, name: str, description: str, labels: dict[str, str]) -> None:
+        self._family = utils.MetricFamily(name=name, description=description, kind=utils.MetricFamily.COUNTER)
+        self._metric = self._family.Metric(labels=labels)
         self._untold = 0.0
         self._told_at = time.monotonic()
 
-    def add(self, seconds: float) -> None:
+    def add(self, value: float) -> None:
         """Count; what came within the last moment is told with the next run."""
-        self._untold += seconds
+        self._untold += value
         now = time.monotonic()
         if now - self._told_at >= _TELL_EVERY:
-            self._counter.increment(self._untold)
+            if self._untold:
+                self._metric.increment(self._untold)
             self._untold, self._told_at = 0.0, now
 
 
@@ -70,7 +67,15 @@ class TritonPythonModel:
         self._outputs = [tensor["name"] for tensor in config["output"]]
         self._ranks = {value.name: len(value.shape) for value in self._session.get_inputs()}
         self._batched = config["max_batch_size"] > 0
-        self._compute_time = ComputeTime(args["model_name"], args["model_version"])
+        self._objective = int(parameters.get("objective_us", 0)) / 1e6
+        labels = {"model": args["model_name"], "version": args["model_version"]}
+        # Triton counts the time of a batch once for each of its requests.
+        self._compute_time = Counter(
+            "longshore_compute_time_seconds_total", "Time in the model by batch, cumulative", labels
+        )
+        self._slow = Counter(
+            "longshore_requests_over_objective_total", "Requests that ran longer than the objective", labels
+        )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer requests; those of equal shapes run together."""
@@ -113,7 +118,9 @@ class TritonPythonModel:
             for i in members:
                 answers[i] = _failed(str(error))
             return
-        self._compute_time.add(time.perf_counter() - begun)
+        took = time.perf_counter() - begun
+        self._compute_time.add(took)
+        self._slow.add(len(members) if self._objective and took > self._objective else 0)
         begin = 0
         for i in members:
             end = begin + (next(iter(feeds[i].values())).shape[0] if self._batched else 0)

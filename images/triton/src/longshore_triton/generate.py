@@ -87,6 +87,7 @@ def add_instances(config: ModelConfig, facts: Facts, wanted: Wanted) -> None:
         group.count = wanted.instances or default_instances(facts, wanted)
         threads = max(1, wanted.cores // group.count)
         if config.backend == "onnxruntime":
+            config.parameters["objective_us"].string_value = str(wanted.objective_us or wanted.slow_us)
             config.parameters["intra_op_thread_count"].string_value = str(threads)
             config.parameters["inter_op_thread_count"].string_value = "1"
     if wanted.rate_resources or wanted.rate_priority:

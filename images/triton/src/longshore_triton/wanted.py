@@ -13,7 +13,10 @@ VARIABLE = "LONGSHORE_TRITON"
 
 @dataclass(frozen=True)
 class Wanted:
-    """How a model shall be served; times in microseconds or seconds as named, memory in bytes."""
+    """How a model shall be served; times in microseconds or seconds as named, memory in bytes.
+
+    `objective_us` bounds the batch, `slow_us` only decides which requests count as slow.
+    """
 
     name: str
     http_port: int = 8080
@@ -26,6 +29,7 @@ class Wanted:
     max_delay_us: int = 0
     queue: int = 1000
     objective_us: int | None = None
+    slow_us: int = 100_000
     allow_python: bool = False
     instances: int | None = None
     preferred_batch_sizes: tuple[int, ...] = ()

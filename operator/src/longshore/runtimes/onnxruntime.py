@@ -52,12 +52,12 @@ class OnnxRuntime:
             "--http-port": str(HTTP_PORT),
             "--grpc-port": str(GRPC_PORT),
             "--max-batch-size": str(batching.max_size),
-            "--max-queue": str(batching.queue),
+            "--queue-size": str(batching.queue),
             "--drain-delay": str(DRAIN_SECONDS),
             "--grace-period": str(GRACE_SECONDS - 2),
         }
-        if delay := seconds(batching.max_delay):
-            arguments["--max-batch-delay-ms"] = f"{delay * 1000:g}"
+        if batching.max_size == 1:
+            arguments["--batching"] = "off"
         if wanted.serving.latency_objective:
             arguments["--latency-objective-ms"] = f"{seconds(wanted.serving.latency_objective) * 1000:g}"
         return {

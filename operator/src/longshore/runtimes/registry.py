@@ -12,7 +12,12 @@ from longshore.api.serving import RuntimeName
 from longshore.runtimes.base import Runtime
 
 
-def _find() -> Mapping[RuntimeName, Runtime]:
+def find() -> Mapping[RuntimeName, Runtime]:
+    """Import every module of this package and give the runtimes that they define.
+
+    Raises:
+        RuntimeError: two modules define the same one.
+    """
     found: dict[RuntimeName, Runtime] = {}
     for module in pkgutil.iter_modules(runtimes.__path__, f"{runtimes.__name__}."):
         if module.name == __name__:
@@ -25,7 +30,7 @@ def _find() -> Mapping[RuntimeName, Runtime]:
     return found
 
 
-_RUNTIMES = _find()
+_RUNTIMES = find()
 
 
 def runtime_of(name: RuntimeName) -> Runtime | None:

@@ -53,6 +53,7 @@ class Triton:
                 Series("nv_inference_request_failure", label='reason="BACKEND"'),
                 Series("nv_inference_request_failure", label='reason="REJECTED"'),
             ),
+            "slow": (Series("longshore_requests_over_objective_total"),),
             "executions": (Series("nv_inference_exec_count"),),
             "rows": (Series("nv_inference_count"),),
             "queue_seconds": _request_microseconds("queue"),
