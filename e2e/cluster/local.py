@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from e2e.cluster import host, images, loader, node, teardown
+from e2e.cluster import host, images, loader, node, registry_image, teardown
 from e2e.cluster.build import built_programs_of_node, programs_of_node
 from e2e.cluster.components import components
 from e2e.cluster.errors import ClusterError
@@ -61,6 +61,8 @@ class LocalCluster:
         for image in built:
             if not loader.load(image, programs_of_node(say), socket, say):
                 say(f"{image.name} is loaded already")
+        if not names:
+            registry_image.load(programs_of_node(say), socket, say)
 
     def environment(self) -> Environment:
         """The administrator's kubeconfig, the built programs and the node's registry."""
