@@ -65,3 +65,61 @@ def npz(**arrays: Array) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
+
+
+def fragile(limit: int, width: int = 4) -> bytes:
+    """Build a classifier that fails on rows whose first value is `limit` or more.
+
+    It looks that value up in a table of `limit` rows; an index beyond it is an error of the runtime. A
+    warm-up with small values passes.
+    """
+    graph = helper.make_graph(
+        [
+            helper.make_node("Slice", ["x", "zero", "one", "axis"], ["first"]),
+            helper.make_node("Cast", ["first"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["table", "index"], ["looked"], axis=0),
+            helper.make_node("ReduceSum", ["looked", "axes"], ["extra"], keepdims=0),
+            helper.make_node("Softmax", ["x"], ["soft"], axis=1),
+            helper.make_node("Add", ["soft", "extra"], ["probabilities"]),
+        ],
+        "fragile",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", width])],
+        [
+            numpy_helper.from_array(np.array([0], np.int64), "zero"),
+            numpy_helper.from_array(np.array([1], np.int64), "one"),
+            numpy_helper.from_array(np.array([1], np.int64), "axis"),
+            numpy_helper.from_array(np.array([1], np.int64), "axes"),
+            numpy_helper.from_array(np.zeros((limit, width), np.float32), "table"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def slow(size: int, width: int = 4) -> bytes:
+    """Build a classifier that answers as `classifier(eye)` does, after multiplying matrices of `size`."""
+    ballast = np.eye(size, dtype=np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["x"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["ballast", "mean"], ["scaled"]),
+            helper.make_node("MatMul", ["scaled", "scaled"], ["work"]),
+            helper.make_node("MatMul", ["work", "scaled"], ["more"]),
+            helper.make_node("ReduceMean", ["more"], ["worked"], keepdims=0),
+            helper.make_node("Mul", ["worked", "nothing"], ["zero"]),
+            helper.make_node("Add", ["x", "zero"], ["same"]),
+            helper.make_node("Softmax", ["same"], ["probabilities"], axis=1),
+        ],
+        "slow",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", width])],
+        [
+            numpy_helper.from_array(ballast, "ballast"),
+            numpy_helper.from_array(np.zeros((), np.float32), "nothing"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())

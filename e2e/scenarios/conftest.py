@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,13 @@ REGISTRY_FROM_PODS = f"{NODE_ADDRESS}:5000"
 REGISTRY_FROM_NODE = "localhost:5000"
 OWNED = "deployments,services,jobs,pods,serviceaccounts,poddisruptionbudgets,networkpolicies"
 ROOT = Path(__file__).parents[2]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give scenarios more time than unit tests: the first one may build every image."""
+    for item in items:
+        if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @dataclass
@@ -57,9 +65,25 @@ class Operator:
 
 
 @pytest.fixture(scope="session")
-def kube(cluster: Cluster) -> Kube:
-    """Talk to the real cluster."""
-    return Kube(cluster.kubeconfig, cluster.binaries / "kubectl")
+def environment() -> dict[str, str]:
+    """Bring up the cluster with the images of this checkout; gives what a shell would export.
+
+    LONGSHORE_E2E_AS_IT_IS=1 takes the cluster and its images as they are.
+    """
+    tool = [sys.executable, "-m", "e2e.cluster"]
+    if not os.environ.get("LONGSHORE_E2E_AS_IT_IS"):
+        subprocess.run([*tool, "up"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*tool, "images"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    said = subprocess.run([*tool, "env"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    pairs = (line.removeprefix("export ").partition("=") for line in said.splitlines())
+    return {name: value for name, _, value in pairs}
+
+
+@pytest.fixture(scope="session")
+def kube(environment: dict[str, str]) -> Kube:
+    """Talk to the cluster."""
+    binaries = Path(environment["PATH"].partition(":")[0])
+    return Kube(Path(environment["KUBECONFIG"]), binaries / "kubectl")
 
 
 @pytest.fixture(scope="session")

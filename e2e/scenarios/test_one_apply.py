@@ -34,7 +34,7 @@ def test_a_model_is_optimized_and_served_with_right_answers(
             },
         }
     )
-    obj = model.wait_ready(300)
+    obj = model.wait_ready(300, fail_on_stalled=True)
     assert model.condition("Optimized")["status"] == "True"
     table = {c["name"]: c for c in obj["status"]["optimization"]["candidates"]}
     assert "original" in table
@@ -60,7 +60,7 @@ def test_a_real_graph_answers_as_onnx_runtime_does(
     path = rapidocr_model(name)
     model = deployment("ocr")
     model.apply({"model": {"uri": push(f"ocr/{shape[3]}", model__onnx=path.read_bytes())}})
-    model.wait_ready(180)
+    model.wait_ready(180, fail_on_stalled=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     pixels = np.random.default_rng(0).random(shape, dtype=np.float32)
     feed = {session.get_inputs()[0].name: pixels}

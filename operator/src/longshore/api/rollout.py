@@ -100,7 +100,7 @@ class SyntheticLoad(Part):
     requests_per_second: float = Field(default=2.0, gt=0, le=1000, description="Requests to each revision.")
 
 
-MARGIN = 1.5
+MARGIN = 1.0
 HARM = 3.0
 """Defaults of the odds ratios; the rule between them needs them too."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from longshore.api import Spec
+from longshore.api.base import seconds
 from longshore.api.rollout import Strategy
 from longshore.api.scaling import Engine, Signal
 from longshore.api.serving import RuntimeName
@@ -18,6 +19,11 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         "serving.runtime",
         lambda s: s.serving.runtime is not RuntimeName.ONNX_RUNTIME and runtime_of(s.serving.runtime) is None,
         "this runtime is not available; OnnxRuntime serves instead",
+    ),
+    (
+        "serving.batching.maxDelay",
+        lambda s: seconds(s.serving.batching.max_delay) > 0 and s.serving.runtime is RuntimeName.ONNX_RUNTIME,
+        "the server chooses the wait from measured run times, under serving.latencyObjective",
     ),
     (
         "optimize.parallelism",
