@@ -93,3 +93,7 @@ images: $(SYNCED) ## Build the container images and load them into the cluster
 .PHONY: bench-reconcile
 bench-reconcile: $(SYNCED) ## Measure the operator with 200 and 1,000 ModelDeployments
 	$(PYTHON) -m bench.reconcile
+
+.PHONY: bench-scaling
+bench-scaling: $(SYNCED) ## Measure scaling: the planner on traces, the activator, a tick of 1,000 models
+	$(PYTHON) -m bench.scaling

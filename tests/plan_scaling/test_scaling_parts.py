@@ -12,7 +12,6 @@ from longshore.api.scaling import Schedule, Signal
 from longshore.plan.scaling import Target, policy_of
 from longshore.plan.scaling.budget import Claim, share
 from longshore.plan.scaling.curve import CurveFit
-from longshore.plan.scaling.exposition import sample_of
 from longshore.plan.scaling.forecast import seasonal
 from longshore.plan.scaling.queueing import ServiceCurve, erlang_c
 from longshore.plan.scaling.schedule import ScheduleError, active
@@ -240,61 +239,3 @@ def test_budget_does_not_depend_on_order():
     expected = share(claims, max_pods=11, max_cost=40.0)
     for order in itertools.islice(itertools.permutations(claims), 0, 720, 50):
         assert share(order, max_pods=11, max_cost=40.0) == expected
-
-
-LONGSHORE = b"""# HELP longshore_requests_total Inference requests
-longshore_requests_total{model="digits"} 120
-nv_inference_request_success{model="digits"} 110
-nv_inference_request_failure{model="digits",reason="REJECTED"} 4
-nv_inference_request_failure{model="digits",reason="OTHER"} 6
-nv_inference_count{model="digits"} 220
-nv_inference_exec_count{model="digits"} 55
-nv_inference_queue_duration_us{model="digits"} 2500000
-nv_inference_compute_infer_duration_us{model="digits"} 9900000
-nv_inference_request_duration_us{model="digits"} 5e6
-nv_inference_pending_request_count{model="digits"} 3
-longshore_requests_over_objective_total{model="digits"} 7
-longshore_requests_in_flight{model="digits"} 5
-longshore_streams{model="digits"} 2
-longshore_compute_time_seconds_total{model="digits"} 1.1
-longshore_workers_ready{model="digits"} 2
-process_cpu_seconds_total 3.5
-longshore_requests_total_extra 99
-"""
-
-
-def test_the_servers_metrics_become_a_sample():
-    sample = sample_of(LONGSHORE, "p", "a", 5.0)
-    assert (sample.requests, sample.succeeded, sample.executions, sample.rows) == (120, 110, 55, 220)
-    assert (sample.queue_seconds, sample.compute_seconds, sample.request_seconds) == (2.5, 1.1, 5.0)
-    assert (sample.slow, sample.pending, sample.in_flight, sample.open_streams) == (7, 3, 5, 2)
-    assert (sample.workers, sample.cpu_seconds) == (2, 3.5)
-
-
-def test_tritons_metrics_become_the_same_sample():
-    text = b"\n".join(line for line in LONGSHORE.splitlines() if b"longshore_" not in line)
-    text += b'\nnv_gpu_utilization{gpu_uuid="a"} 0.5\nnv_gpu_utilization{gpu_uuid="b"} 0.7\n'
-    sample = sample_of(text, "p", "a", 5.0)
-    assert sample.requests == 120
-    # 9.9 s counted once a request in batches of two: 4.95 s of runs.
-    assert sample.compute_seconds == pytest.approx(4.95)
-    assert sample.gpu_percent == pytest.approx(60.0)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"",
-        b"\x00\xff" * 1000,
-        b"longshore_requests_total",
-        b"longshore_requests_total{ 5",
-        b"# only a comment\n",
-        b'nv_inference_count{a="}"} ' * 100,
-    ],
-)
-def test_garbage_is_no_data(text):
-    assert sample_of(text, "p", "a", 5.0).requests is None
-
-
-def test_a_value_that_is_no_number_is_kept_as_nan_to_be_told():
-    assert math.isnan(sample_of(b"longshore_requests_total abc\n", "p", "a", 5.0).requests)

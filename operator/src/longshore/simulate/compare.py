@@ -67,8 +67,18 @@ def objective_of(policy: Policy, assumed: Assumptions) -> tuple[float, float]:
     return policy.counted_objective or 10 * assumed.run_time, percentile
 
 
-def compare(trace: Trace, spec: Spec, assumed: Assumptions, *, with_fixed: bool = True) -> Comparison:
-    """Replay a trace under Builtin, HPA, KEDA and, if asked for, the best fixed number."""
+def compare(
+    trace: Trace, spec: Spec, assumed: Assumptions, *, with_fixed: bool = True, only: str = ""
+) -> Comparison:
+    """Replay a trace under Builtin, HPA, KEDA and, if asked for, the best fixed number.
+
+    Args:
+        trace: when requests come.
+        spec: of the ModelDeployment.
+        assumed: what the spec does not say.
+        with_fixed: whether to look for the best fixed number.
+        only: beginning of a scaler's name: the others are left out.
+    """
     policy = policy_of(spec)
     objective, percentile = objective_of(policy, assumed)
     model = pod_model(spec, assumed, objective)
@@ -92,11 +102,12 @@ def compare(trace: Trace, spec: Spec, assumed: Assumptions, *, with_fixed: bool 
     if rps is None:
         # The best that can be asked of a person: what a pod carries within the objective.
         rps = model.curve.rate_within(objective, percentile, 1.0, 0.8) or model.curve.capacity / 2
-    results = (
-        under(Builtin(policy)),
-        under(Hpa(HpaSettings(max(policy.min, 1), max(policy.max, 1), cpu))),
-        under(Keda(KedaSettings(policy.min, max(policy.max, 1), rps))),
+    scalers: tuple[Scaler, ...] = (
+        Builtin(policy),
+        Hpa(HpaSettings(max(policy.min, 1), max(policy.max, 1), cpu)),
+        Keda(KedaSettings(policy.min, max(policy.max, 1), rps)),
     )
+    results = tuple(under(scaler) for scaler in scalers if scaler.name.startswith(only))
     fixed = best_fixed(under, max(policy.max, 1)) if with_fixed else None
     return Comparison(objective, percentile, results, fixed)
 

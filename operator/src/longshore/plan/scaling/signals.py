@@ -14,6 +14,9 @@ _TOLERANCE = 0.1
 _PLANNED_SHARE = 0.85
 """Planned latency over the objective: load varies within a window more than its average shows."""
 
+_FELT_SECONDS = 10.0
+"""Planned is one standard deviation above the mean of what comes in this long."""
+
 _LEAST_TO_PROBE = 3
 """Fewer pods are not lowered to learn: one less would raise the load of the others by half or more."""
 
@@ -98,11 +101,13 @@ def _timed(target: Target, load: Load, percentile: float | None) -> Need:
         return Need(0.0, words)
     if load.curve is None:
         return _unlearned(load)
+    # What comes within some seconds varies more than the average of a window shows.
+    rate = load.rate * (1 + min(math.sqrt(load.dispersion / max(load.rate * _FELT_SECONDS, 1.0)), 0.5))
     per_pod = load.curve.rate_within(
         target.seconds * _PLANNED_SHARE, percentile, load.dispersion, load.utilization
     )
     if per_pod > 0:
-        pods = load.rate / per_pod * load.correction
+        pods = rate / per_pod * load.correction
         short = load.stable.seconds < load.recent_window
         if load.ready and (short or not load.curve.known):
             pods, words = _while_learning(target, load, load.curve.known, pods, words)
