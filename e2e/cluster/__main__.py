@@ -1,17 +1,24 @@
 """`python -m e2e.cluster`: build, start, look at and remove the cluster that tests and the demo run on."""
 
+import enum
 import shlex
 import sys
 from typing import Annotated
 
 import typer
 
-from e2e.cluster import host, images
+from e2e.cluster import addons, host, images
 from e2e.cluster.build import programs_of_node
 from e2e.cluster.choose import chosen
 from e2e.cluster.errors import ClusterError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+class Addon(enum.StrEnum):
+    """What can be added to a running cluster."""
+
+    GATEWAY = "gateway"
 
 
 def say(line: str) -> None:
@@ -69,6 +76,14 @@ def load_images(
         images.build(names or [], say, refresh=refresh)
     else:
         chosen().load_images(names or [], say, refresh=refresh)
+
+
+@app.command()
+def addon(name: Annotated[Addon, typer.Argument(help="what to add")]) -> None:
+    """Add to the running cluster: `gateway` is the Gateway API with Traefik; prints the Gateway's address."""
+    match name:
+        case Addon.GATEWAY:
+            print(addons.install_gateway(chosen(), say))
 
 
 @app.command()

@@ -9,19 +9,21 @@ from pathlib import Path
 from e2e.cluster.paths import REPOSITORY
 
 TAG = "dev"
+_GATEWAY = Path(__file__).parent / "gateway"
 _IGNORED = {"__pycache__", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 _IGNORED_ENDINGS = (".pyc", ".egg-info")
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One image of the project: its name in registries and its Dockerfile; the context is the repository.
+    """One image of the project: its name in registries, its Dockerfile and the context that this copies from.
 
-    One that is `optional` (large, and needed by few) is built only when named.
+    One that is `optional` (large, or needed by few) is built only when named.
     """
 
     name: str
     dockerfile: Path
+    context: Path
     optional: bool = False
 
     @property
@@ -35,9 +37,10 @@ def sources(repository: Path = REPOSITORY) -> tuple[ImageSource, ...]:
     images = repository / "images"
     names = ("operator", "optimizer", "server", "activator")
     return (
-        *(ImageSource(name, images / name / "Dockerfile") for name in names),
+        *(ImageSource(name, images / name / "Dockerfile", repository) for name in names),
         # NVIDIA's own image cannot be had everywhere; this variant is made of packages.
-        ImageSource("triton", images / "triton" / "Dockerfile.pytriton", optional=True),
+        ImageSource("triton", images / "triton" / "Dockerfile.pytriton", repository, optional=True),
+        ImageSource("traefik", _GATEWAY / "Dockerfile", _GATEWAY, optional=True),
     )
 
 
@@ -53,16 +56,16 @@ def copied_paths(dockerfile: str) -> list[str]:
     return list(found)
 
 
-def inputs_hash(source: ImageSource, base: str, repository: Path = REPOSITORY) -> str:
+def inputs_hash(source: ImageSource, base: str) -> str:
     """A hash of the Dockerfile, every file it copies and the base image's key."""
     digest = hashlib.sha256()
     text = source.dockerfile.read_text()
     digest.update(f"{base}\0{text}\0".encode())
     for path in copied_paths(text):
-        for file in _files(repository / path):
+        for file in _files(source.context / path):
             content = hashlib.sha256(file.read_bytes()).hexdigest()
             executable = os.access(file, os.X_OK)
-            digest.update(f"{file.relative_to(repository)}\0{executable}\0{content}\n".encode())
+            digest.update(f"{file.relative_to(source.context)}\0{executable}\0{content}\n".encode())
     return digest.hexdigest()
 
 

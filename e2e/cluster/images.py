@@ -17,7 +17,7 @@ from e2e.cluster.files import write_atomically
 from e2e.cluster.image_inputs import ImageSource, inputs_hash, sources
 from e2e.cluster.layout import LayoutImage
 from e2e.cluster.lock import exclusive
-from e2e.cluster.paths import REPOSITORY, cache_root
+from e2e.cluster.paths import cache_root
 
 Say = Callable[[str], None]
 
@@ -70,7 +70,7 @@ def _ensure(source: ImageSource, base: str, buildah: Buildah, folder: Path, say:
     begun = time.monotonic()
     log = folder / f"build-{source.name}.log"
     say(f"building the image {source.reference} (log: {log})")
-    buildah.build(source.dockerfile, REPOSITORY, source.reference, log=log)
+    buildah.build(source.dockerfile, source.context, source.reference, log=log)
     target = folder / "layout"
     free = shutil.disk_usage(folder).free
     if free < 2 * 1024**3:

@@ -9,7 +9,7 @@ from pathlib import Path
 from e2e.cluster.command import run, succeeds
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.images import select
-from e2e.cluster.paths import REPOSITORY, cache_root
+from e2e.cluster.paths import cache_root
 from e2e.cluster.target import Environment, Part, Registry, Say
 
 NAME = "longshore"
@@ -91,7 +91,7 @@ class KindCluster:
             pull = ["--pull"] if refresh else []
             build = ["docker", "build", *pull, f"--file={source.dockerfile}", f"--tag={source.reference}"]
             buildkit = os.environ | {"DOCKER_BUILDKIT": "1"}
-            run([*build, str(REPOSITORY)], seconds=_BUILD_SECONDS, env=buildkit)
+            run([*build, str(source.context)], seconds=_BUILD_SECONDS, env=buildkit)
             run(["kind", "load", "docker-image", "--name", NAME, source.reference], seconds=600)
 
     def environment(self) -> Environment:

@@ -40,7 +40,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def hashed(repository: Path, base: str = BASE) -> str:
-    return inputs_hash(ImageSource("one", repository / "images/one/Dockerfile"), base, repository)
+    return inputs_hash(ImageSource("one", repository / "images/one/Dockerfile", repository), base)
 
 
 @pytest.mark.parametrize("name", ["uv.lock", "images/one/Dockerfile", "images/one/src/code.py"])

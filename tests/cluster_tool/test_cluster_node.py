@@ -13,17 +13,14 @@ import pytest
 
 from e2e.cluster import oci, processes, teardown
 from e2e.cluster.build import programs_of_node
+from e2e.cluster.choose import chosen
 from e2e.cluster.kubectl import kubectl
 from e2e.cluster.local import LocalCluster
 from e2e.cluster.network import API_SERVICE_IP, NODE_IP
 from e2e.cluster.paths import NodePaths
 from e2e.cluster.wait import wait_for
 
-pytestmark = [
-    pytest.mark.node,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(os.environ.get("CLUSTER", "local") != "local", reason="is about the local node"),
-]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 
 PATHS = NodePaths()
 IMAGE = "localhost/longshore/node-test:1"
@@ -174,7 +171,9 @@ def await_answer(address: str) -> None:
 @pytest.fixture
 def node() -> Iterator[LocalCluster]:
     """The node, running before and after."""
-    cluster = LocalCluster(PATHS)
+    cluster = chosen()
+    if not isinstance(cluster, LocalCluster):
+        pytest.skip("these are about the local node, and another cluster is chosen")
     cluster.up(say)
     yield cluster
     cluster.up(say)

@@ -1,0 +1,49 @@
+"""What can be added to a running cluster: a Gateway, with the kinds of the Gateway API."""
+
+from pathlib import Path
+
+from e2e.cluster.clients import programs_of_client
+from e2e.cluster.gateway_api import resource_definitions
+from e2e.cluster.kubectl import kubectl
+from e2e.cluster.target import Say, Target
+
+GATEWAY_NAMESPACE = "longshore-gateway"
+GATEWAY_NAME = "longshore"
+GATEWAY_PORTS = {"http": 8000, "grpc": 8001}
+"""Listener -> port, of the Service `traefik` in the gateway's namespace."""
+
+_MANIFEST = Path(__file__).parent / "gateway" / "traefik.yaml"
+_READY_SECONDS = 120
+
+
+def install_gateway_api(kubeconfig: Path, say: Say) -> None:
+    """Install the kinds of the Gateway API (standard channel) in a cluster, as an API server alone is too."""
+    binaries = programs_of_client(say)
+    folder = resource_definitions()
+    kubectl(binaries, kubeconfig, "apply", "--server-side", "--force-conflicts", "-f", folder, seconds=120)
+    # Their files are called GROUP_PLURAL.yaml; one holds no definition but an admission policy.
+    names = [path.stem.partition("_")[::2] for path in folder.glob("*_*.yaml")]
+    definitions = [f"crd/{plural}.{group}" for group, plural in names if not plural.startswith("vap_")]
+    wait = ("wait", "--for=condition=Established", "--timeout=60s", *sorted(definitions))
+    kubectl(binaries, kubeconfig, *wait, seconds=90)
+
+
+def install_gateway(target: Target, say: Say) -> str:
+    """Install the Gateway API, Traefik as its controller and the Gateway `longshore`; returns its address.
+
+    Raises ClusterError when the Gateway is not programmed within two minutes.
+    """
+    kubeconfig = target.environment().kubeconfig
+    install_gateway_api(kubeconfig, say)
+    target.load_images(["traefik"], say, refresh=False)
+    binaries = programs_of_client(say)
+    namespace = f"--namespace={GATEWAY_NAMESPACE}"
+    kubectl(binaries, kubeconfig, "apply", "--server-side", "--force-conflicts", "-f", _MANIFEST)
+    timeout = f"--timeout={_READY_SECONDS}s"
+    seconds = _READY_SECONDS + 30
+    rollout = ("rollout", "status", "deployment/traefik", timeout)
+    kubectl(binaries, kubeconfig, namespace, *rollout, seconds=seconds)
+    programmed = ("wait", "--for=condition=Programmed", f"gateway/{GATEWAY_NAME}", timeout)
+    kubectl(binaries, kubeconfig, namespace, *programmed, seconds=seconds)
+    address = ("get", "service", "traefik", "-o", "jsonpath={.spec.clusterIP}")
+    return kubectl(binaries, kubeconfig, namespace, *address).strip()
