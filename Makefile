@@ -60,6 +60,14 @@ generate: $(SYNCED) ## Write what is made from the API types: crds/, the chart's
 test-fast: $(SYNCED) ## Run the tests that need no cluster (some start a real API server)
 	$(VENV)/bin/pytest -m "not cluster and not node"
 
+.PHONY: test
+test: lint ## Run everything, from nothing: checks, fast tests, the cluster itself, then what runs on it
+	$(VENV)/bin/pytest -m "not cluster and not node"
+	$(VENV)/bin/pytest -m node tests/cluster_tool
+	@$(CLUSTER_TOOL) up
+	@$(CLUSTER_TOOL) images
+	$(VENV)/bin/pytest -m "cluster and not node" tests e2e/scenarios
+
 # --- benches
 
 .PHONY: bench-rollout
