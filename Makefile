@@ -25,7 +25,7 @@ help: ## List the targets
 	@e2e/bootstrap-uv.sh .cache/uv
 
 $(SYNCED): uv.lock pyproject.toml $(wildcard operator/pyproject.toml images/*/pyproject.toml) | $(UV)
-	$(UV) sync --quiet --frozen --all-packages --all-extras
+	@$(UV) sync --quiet --frozen --all-packages --all-extras
 	@touch $@
 
 .PHONY: setup

@@ -106,6 +106,9 @@ def main() -> None:
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except PermissionError as error:
+        print(f"error: {error.filename}: {error.strerror}.\n  next step: run as root", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The certificates of a node and a kubeconfig for each component that talks to the API server."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -23,6 +24,8 @@ def ensure(paths: NodePaths) -> None:
             shutil.rmtree(left)
         partial = Path(tempfile.mkdtemp(prefix=".pki-", dir=paths.root))
         _write_all(partial)
+        partial.chmod(0o755)
+        _give_to_caller(partial / "admin.conf")
         partial.rename(paths.pki)
     for name in ("kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy", "coredns"):
         _link(paths.config / f"{name}.conf", paths.pki / f"{name}.conf")
@@ -58,6 +61,13 @@ def _write_all(folder: Path) -> None:
     for user, pair in users.items():
         pair.write(folder, user)
         write_private(folder / f"{user}.conf", _kubeconfig(authority, user, pair))
+
+
+def _give_to_caller(path: Path) -> None:
+    """Under sudo, the administrator's kubeconfig is for the user who called it."""
+    user, group = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
+    if user.isdecimal() and group.isdecimal():
+        os.chown(path, int(user), int(group))
 
 
 def _kubeconfig(authority: Authority, user: str, pair: KeyPair) -> bytes:

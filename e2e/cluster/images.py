@@ -22,6 +22,8 @@ from e2e.cluster.paths import cache_root
 Say = Callable[[str], None]
 
 _LOCK_SECONDS = 60 * 60
+_ROOM_TO_KEEP = 8 * 1024**3
+_ROOM_TO_BUILD = 3 * 1024**3
 
 
 def select(names: Sequence[str]) -> tuple[ImageSource, ...]:
@@ -54,6 +56,7 @@ def build(names: Sequence[str], say: Say, *, refresh: bool = False) -> list[Layo
     with exclusive(folder / "lock", what="building images", seconds=_LOCK_SECONDS, say=say):
         buildah = Buildah(cache)
         buildah.prepare()
+        _make_room(buildah, folder, say)
         base = base_image.ensure(buildah, cache, say, refresh=refresh)
         built = [_ensure(source, base, buildah, folder, say) for source in chosen]
         for blob in list(layout.unreferenced(folder / "layout")):
@@ -72,9 +75,6 @@ def _ensure(source: ImageSource, base: str, buildah: Buildah, folder: Path, say:
     say(f"building the image {source.reference} (log: {log})")
     buildah.build(source.dockerfile, source.context, source.reference, log=log)
     target = folder / "layout"
-    free = shutil.disk_usage(folder).free
-    if free < 2 * 1024**3:
-        raise ClusterError(f"only {free >> 20} MiB are free for {target}.\n  next step: make room, run again")
     buildah.run("push", "--quiet", source.reference, f"oci:{target}:{source.reference}", seconds=600)
     image = layout.find(target, source.reference)
     if image is None:
@@ -82,6 +82,19 @@ def _ensure(source: ImageSource, base: str, buildah: Buildah, folder: Path, say:
     write_atomically(record, json.dumps({"inputs": inputs, "digest": image.digest}))
     say(f"built {source.reference} in {time.monotonic() - begun:.0f} s")
     return image
+
+
+def _make_room(buildah: Buildah, folder: Path, say: Say) -> None:
+    """Drop the layers that earlier builds kept when the disk gets full; say so when that is not enough."""
+    if shutil.disk_usage(folder).free < _ROOM_TO_KEEP:
+        say("the disk is getting full: dropping layers of earlier builds")
+        buildah.run("rmi", "--prune", "--force", seconds=600)
+    free = shutil.disk_usage(folder).free
+    if free < _ROOM_TO_BUILD:
+        raise ClusterError(
+            f"only {free >> 20} MiB are free for images below {folder.parent}.\n"
+            f"  next step: make room (the cache {folder.parent} can be removed whole), then run again"
+        )
 
 
 def _recorded(record: Path) -> object:

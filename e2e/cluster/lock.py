@@ -13,7 +13,11 @@ from e2e.cluster.errors import ClusterError
 def exclusive(path: Path, *, what: str, seconds: float, say: Callable[[str], None]) -> Iterator[None]:
     """Hold `path` exclusively; wait up to `seconds`, and say so once when there is someone to wait for."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    try:
+        opened = path.open("a")
+    except PermissionError:
+        raise ClusterError(f"{what}: {path} belongs to another user.\n  next step: run as root") from None
+    with opened as file:
         begun = time.monotonic()
         told = False
         while True:
