@@ -143,9 +143,15 @@ async def _watches(
     finally:
         waiting.cancel()
         stop.set()
+        # kopf leaves generators that complain when the loop closes them; the process is ending.
+        asyncio.get_running_loop().set_exception_handler(_quiet)
         await asyncio.wait({task}, timeout=10)
         task.cancel()
         await asyncio.gather(task, waiting, return_exceptions=True)
+
+
+def _quiet(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    _LOGGER.debug("while stopping: %s", context.get("message"))
 
 
 async def _watch(

@@ -158,11 +158,12 @@ class Preflight(Part):
     samples: int = Field(
         default=16, ge=0, le=1000, description="Recorded requests that are asked; 0 asks none."
     )
-    max_disagreement: float = Field(
-        default=0.05,
+    max_disagreement: float | None = Field(
+        default=None,
         ge=0,
         le=1,
-        description="Largest share of answers that may differ from the stable revision's.",
+        description="Largest share of answers that may differ from the stable revision's; absent: a new model "
+        "may answer differently, but it must answer.",
     )
     tolerance: float = Field(
         default=0.01, ge=0, le=1e6, description="Relative difference of numbers that counts as the same."

@@ -69,13 +69,14 @@ def compare(
         for old, new in usable
         if new.outputs is not None and not _agree(old, new, settings.tolerance)
     ]
-    share = (len(failed) + len(differ)) / len(usable)
+    bound = settings.max_disagreement
+    share = (len(failed) + (len(differ) if bound is not None else 0)) / len(usable)
     said = f"{len(differ)} of {len(usable)} answers differ, {len(failed)} failed"
     if failed:
         said += f" ({failed[0].error})"
-    if share > settings.max_disagreement:
-        bound = f"preflight.maxDisagreement is {settings.max_disagreement:.0%}"
-        return PreflightView(revision, Verdict.FAIL, f"{said}; {bound}")
+    if share > (bound or 0.0):
+        asked = f"preflight.maxDisagreement is {bound:.0%}" if bound is not None else "all must be answered"
+        return PreflightView(revision, Verdict.FAIL, f"{said}; {asked}")
     slow = _too_slow(objective, usable)
     if slow:
         return PreflightView(revision, Verdict.FAIL, slow)

@@ -94,11 +94,12 @@ def traffic_objects(
     stable = targets.stable or seen.stable
     notes = {STABLE: stable} if stable else {}
     if not routed.wanted:
-        if (targets.weight and targets.canary) or (targets.weight and seen.canary):
-            notes |= {CANARY: targets.canary or seen.canary or "", WEIGHT: str(targets.weight)}
-        elif targets.canary:
-            notes |= {CANARY: targets.canary}
-        selected = None if targets.weight else stable or first
+        asked = targets.canary or (seen.canary if targets.weight else None)
+        selected: str | None = stable or first
+        if asked:
+            notes |= {CANARY: asked, WEIGHT: str(targets.weight)}
+        if asked and targets.weight:
+            selected = asked if targets.weight == 100 else None
         return (service(owner, selected, notes=notes),)
     assert spec.route is not None  # routed.wanted says so
     live = observed.live.get(("HTTPRoute", owner.name))
