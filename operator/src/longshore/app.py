@@ -24,7 +24,7 @@ from longshore.metrics import Metrics
 from longshore.probes import serve_probes
 from longshore.queue import Queue
 from longshore.reconcile import Reconciler
-from longshore.resources.kinds import CHILDREN, HTTP_ROUTE, MODEL_DEPLOYMENT, POD, Kind
+from longshore.resources.kinds import CHILDREN, MODEL_DEPLOYMENT, POD, Kind
 from longshore.resources.names import MANAGED_BY, MANAGER
 from longshore.scrape import Scraper
 from longshore.senses import Senses
@@ -180,9 +180,12 @@ async def _watch(
             configuration.watching.label_selectors[place] = _SELECTOR
         handler = _handler(kind, index, queue, metrics)
         kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(handler)
+    # Without one, kopf asks for the name of the user, which a container's user need not have.
+    identity: Any = "longshore"
     await kopf.operator(
         registry=registry,
         settings=configuration,
+        identity=identity,
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
@@ -194,8 +197,8 @@ async def _watch(
 def _handler(kind: Kind, index: Index, queue: Queue[Key], metrics: Metrics) -> Callable[..., Awaitable[None]]:
     async def handle(event: Mapping[str, Any], **_: Any) -> None:
         obj = {**event["object"], "apiVersion": kind.api_version, "kind": kind.kind}
-        if kind is HTTP_ROUTE:
-            index.gateway_api = True
+        if kind.optional:
+            index.installed.add(kind.kind)
         key = index.remove(obj) if event["type"] == "DELETED" else index.put(obj)
         if key is not None:
             queue.add(key)
@@ -230,8 +233,8 @@ async def _list_all(cluster: Cluster, index: Index, settings: Settings) -> set[K
                 answer = await cluster.list(kind, namespace, selector)
                 objects += [{**o, "apiVersion": kind.api_version, "kind": kind.kind} for o in answer["items"]]
         except ClusterError as error:
-            if kind is HTTP_ROUTE and error.status in (403, 404):
-                index.gateway_api = False
+            if kind.optional and error.status in (403, 404):
+                index.installed.discard(kind.kind)
                 continue
             if kind is MODEL_DEPLOYMENT and error.status == 404:
                 raise ClusterError(
@@ -240,8 +243,8 @@ async def _list_all(cluster: Cluster, index: Index, settings: Settings) -> set[K
                     "the kind ModelDeployment is not installed: apply crds/ first",
                 ) from error
             raise
-        if kind is HTTP_ROUTE:
-            index.gateway_api = True
+        if kind.optional:
+            index.installed.add(kind.kind)
         changed |= index.replace(kind, objects)
     return changed
 
