@@ -77,10 +77,8 @@ class Process:
     def advance(self, log_ratios: Floats, seconds: float) -> None:
         informative = (log_ratios != 0).any(axis=0)
         self.logs = self.logs + np.minimum(log_ratios, CAP * (1 + self.streak))
-        pointing = self._log_mean(log_ratios) > 0
-        self.streak = np.where(
-            informative, np.where(pointing, np.minimum(self.streak + 1, 1000), 0), self.streak
-        )
+        pointing = informative & (self._log_mean(log_ratios) > 0)
+        self.streak = np.where(pointing, np.minimum(self.streak + 1, 1000), 0)
         self.seconds += seconds
         if self.mixture.kept_back > 0:
             restarts = self.seconds // RESTART_SECONDS

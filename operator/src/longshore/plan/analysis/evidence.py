@@ -20,14 +20,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-CAP = 1.2
+CAP = 1.5
 """Largest log-likelihood ratio of a lone tick, in nats: about one failure that only the canary had.
 
-Calibrated by `make bench-rollout`: 0.8 delays an abort by a third, 1.5 lets bursts of three abort 2 % of
-good canaries."""
+Calibrated by `make bench-rollout`: 1.2 delays an abort at 0.5 -> 5 % errors by a tenth, 1.6 doubles the good
+canaries that bursts of three errors abort."""
 
 RESTART_SECONDS = 30.0
 """Between two restarts; a fault is at most this much older than the nearest one."""
+
+_LONGEST_STREAK = 1000
 
 _RESTART_HALVES = 20
 """After this many restarts half of what was kept back is put in: shares h/((i+h)(i+h+1)) telescope to 1."""
@@ -92,12 +94,11 @@ class Mixture:
             log_ratios: log-likelihood ratio of each alternative, nats; all 0 when the tick tells nothing.
             seconds: length of the tick, at least 0.
         """
-        streak = evidence.streak
         logs: Sequence[float] = evidence.logs
         if any(log_ratios):
-            cap = CAP * (1 + streak)
+            cap = CAP * (1 + evidence.streak)
             logs = [log + min(ratio, cap) for log, ratio in zip(logs, log_ratios, strict=True)]
-            streak = min(streak + 1, 1000) if self.log_mean(log_ratios) > 0 else 0
+        pointing = any(log_ratios) and self.log_mean(log_ratios) > 0
         age = evidence.seconds + seconds
         spare = evidence.spare
         if self.kept_back > 0:
@@ -107,7 +108,12 @@ class Mixture:
                 put_in = math.log(spare - left)
                 logs = [_log_add(log, put_in) for log in logs]
                 spare = left
-        return Evidence(logs=tuple(logs), spare=spare, seconds=age, streak=streak)
+        return Evidence(
+            logs=tuple(logs),
+            spare=spare,
+            seconds=age,
+            streak=min(evidence.streak + 1, _LONGEST_STREAK) if pointing else 0,
+        )
 
 
 def _log_add(a: float, b: float) -> float:
