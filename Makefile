@@ -68,6 +68,12 @@ test: lint ## Run everything, from nothing: checks, fast tests, the cluster itse
 	@$(CLUSTER_TOOL) images
 	$(VENV)/bin/pytest -m "cluster and not node" tests e2e/scenarios
 
+# --- the demo
+
+.PHONY: demo
+demo: $(SYNCED) ## From nothing to a model that answers: cluster, images, chart, optimization, predictions
+	@$(PYTHON) -m e2e.demo
+
 # --- benches
 
 .PHONY: bench-rollout

@@ -1,0 +1,117 @@
+"""`python -m e2e.demo`: cluster, images, operator, a model, its optimization, its answers."""
+
+import hashlib
+import os
+import shlex
+import sys
+import time
+
+from rich.console import Console
+
+from e2e.cluster.choose import VARIABLE, chosen
+from e2e.cluster.errors import ClusterError
+from e2e.cluster.paths import REPOSITORY
+from e2e.cluster.target import Say
+from e2e.demo import digits, watch
+from e2e.demo.tools import Tools
+
+RELEASE, NAMESPACE = "longshore", "longshore-system"
+_READY_SECONDS = 600
+_INSTALL_SECONDS = 180
+_ASKED = 500
+_WANTED = 0.9
+"""Share of right answers below which something is wrong with what is served; training gives about 0.97."""
+
+
+def main() -> None:
+    """Run the demo; an error is a sentence with the next step and exit code 1."""
+    console = Console(highlight=False)
+    begun = time.monotonic()
+    try:
+        demo(console)
+    except ClusterError as error:
+        console.print(f"[bold red]The demo ends here[/]: {error}", markup=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("interrupted; `make demo` goes on from here")
+        sys.exit(130)
+    console.print(f"\nDone in {time.monotonic() - begun:.0f} s. Look around:")
+    console.print('  eval "$(.venv/bin/python -m e2e.cluster env)"')
+    console.print("  kubectl get md -o wide; kubectl describe md digits")
+    console.print("  make cluster-down    # removes all of it")
+
+
+def demo(console: Console) -> None:
+    """Run every step."""
+
+    def say(line: str) -> None:
+        console.print(f"  {line}", markup=False)
+
+    cluster = chosen()
+    console.rule("1. a cluster", align="left")
+    cluster.up(say)
+    tools = Tools.of(cluster.environment())
+
+    console.rule("2. the images", align="left")
+    if os.environ.get(VARIABLE, "").strip() == "current":
+        say("CLUSTER=current: the images that the chart's values name (HELM_ARGS) are used as they are")
+    else:
+        cluster.load_images([], say, refresh=False)
+
+    console.rule("3. the operator, by its Helm chart", align="left")
+    install(tools, say)
+
+    console.rule("4. a model of handwritten digits, with data to calibrate and to judge", align="left")
+    folder = digits.train()
+    say(f"trained: {folder}")
+    for uri in digits.push_all(tools, folder, f"{RELEASE}-registry", NAMESPACE):
+        say(f"pushed {uri.split('/', 3)[3]}")
+
+    console.rule("5. kubectl apply -f examples/digits.yaml", align="left")
+    say(tools.kubectl("apply", "-n", digits.NAMESPACE, "-f", str(digits.MANIFEST)).strip())
+    status = watch.until_ready(tools, digits.NAME, digits.NAMESPACE, console, _READY_SECONDS)
+    console.print(watch.measured(status))
+
+    console.rule("6. predictions", align="left")
+    answers = digits.ask(tools, folder, _ASKED)
+    shown = "  ".join(f"{said}{'=' if said == label else '≠'}{label}" for said, label in answers.first)
+    say(f"answer and label of the first digits: {shown}")
+    share = answers.right / answers.asked
+    say(
+        f"{answers.right} of {answers.asked} held-out digits are right ({share:.1%}), "
+        f"{answers.seconds:.2f} s for all of them"
+    )
+    say(f"inside the cluster: {status['url']}")
+    if share < _WANTED:
+        raise ClusterError(
+            f"only {share:.1%} of the answers are right, below {_WANTED:.0%}.\n"
+            "  next step: compare `status.optimization` with the table above, and look at the server's log"
+        )
+
+
+def install(tools: Tools, say: Say) -> None:
+    """Install or upgrade the chart and wait until the operator answers its probes."""
+    code = hashlib.sha256()
+    for path in sorted((REPOSITORY / "operator" / "src").rglob("*.py")):
+        code.update(path.read_bytes())
+    options = [
+        *("-n", NAMESPACE, "--create-namespace", "--take-ownership"),
+        # The tag of a local image stays the same when its content changes: this starts new pods then.
+        *("--set-string", f"operator.podAnnotations.code={code.hexdigest()[:16]}"),
+        *("--wait", "--timeout", f"{_INSTALL_SECONDS}s"),
+        *shlex.split(os.environ.get("HELM_ARGS", "")),
+    ]
+    chart = str(REPOSITORY / "charts" / "longshore")
+    try:
+        tools.helm("upgrade", "--install", RELEASE, chart, *options, seconds=_INSTALL_SECONDS + 30)
+    except ClusterError as error:
+        pods = tools.kubectl("get", "pods", "-n", NAMESPACE)
+        raise ClusterError(
+            f"{error}\n{pods}  next step: `kubectl -n {NAMESPACE} describe pods`, "
+            f"`kubectl -n {NAMESPACE} logs deployment/{RELEASE}`"
+        ) from None
+    say(f"release {RELEASE} in namespace {NAMESPACE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Follows a ModelDeployment until it answers, and shows its status as it moves."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from e2e.cluster.errors import ClusterError
+from e2e.demo.tools import Tools
+
+_PAUSE = 0.5
+_STALLED_SECONDS = 90
+"""A stall may pass by itself, such as a registry that is still starting; this long it is waited for."""
+
+
+def until_ready(tools: Tools, name: str, namespace: str, console: Console, seconds: float) -> dict[str, Any]:
+    """Print every change of the status until the current spec is served; gives the status.
+
+    Raises:
+        ClusterError: it stalled, or the deadline passed; the message is the status's own.
+    """
+    begun = time.monotonic()
+    shown, stalled_at = "", None
+    with console.status("waiting for the operator") as spinner:
+        while time.monotonic() - begun < seconds:
+            found = tools.get("modeldeployment", name, namespace) or {}
+            status: dict[str, Any] = found.get("status", {})
+            conditions = {c["type"]: c["status"] for c in status.get("conditions", ())}
+            said = f"{status.get('phase', 'Pending')}: {status.get('message') or 'not looked at yet'}"
+            if said != shown:
+                shown = said
+                console.print(f"  [dim]{time.monotonic() - begun:5.1f} s[/dim]  {escape(said)}")
+                spinner.update(escape(said[:100]))
+            current = status.get("observedGeneration") == found.get("metadata", {}).get("generation")
+            settled = conditions.get("Reconciling") == "False" and conditions.get("Stalled") == "False"
+            if current and settled and conditions.get("Ready") == "True":
+                return status
+            if conditions.get("Stalled") != "True":
+                stalled_at = None
+            elif stalled_at is None:
+                stalled_at = time.monotonic()
+            elif time.monotonic() - stalled_at > _STALLED_SECONDS:
+                break
+            time.sleep(_PAUSE)
+    raise ClusterError(
+        f"ModelDeployment {namespace}/{name} does not serve its spec after {time.monotonic() - begun:.0f} s; "
+        f"it says: {shown}\n  next step: `kubectl describe md {name} -n {namespace}`; "
+        f"`kubectl logs -n longshore-system deployment/longshore`"
+    )
+
+
+def measured(status: dict[str, Any]) -> Table:
+    """Draw what the optimizer measured, as status holds it."""
+    optimization = status.get("optimization") or {}
+    metric = optimization.get("metric") or "metric"
+    table = Table(
+        title=f"what the optimizer measured (latency at batch 1; drop in {metric})", title_justify="left"
+    )
+    for column in ("candidate", "verdict"):
+        table.add_column(column)
+    for column in ("drop", "upper bound", "p50 ms", "p95 ms", "KiB"):
+        table.add_column(column, justify="right")
+    table.add_column("why", overflow="fold")
+    for row in optimization.get("candidates", ()):
+        style = {"Chosen": "bold green", "Refused": "dim", "Failed": "red"}.get(row["verdict"], "")
+        table.add_row(
+            row["name"],
+            row["verdict"],
+            _number(row.get("drop"), "{:+.4f}"),
+            _number(row.get("dropUpper"), "{:+.4f}"),
+            _number(row.get("p50Ms"), "{:.3f}"),
+            _number(row.get("p95Ms"), "{:.3f}"),
+            _number(row.get("sizeBytes"), "{:.0f}", 1024),
+            escape(row.get("reason", "")),
+            style=style,
+        )
+    return table
+
+
+def _number(value: float | None, form: str, divisor: int = 1) -> str:
+    return "" if value is None else form.format(value / divisor)
