@@ -109,7 +109,7 @@ class World:
 
     def hear(self) -> None:
         """Deliver everything to the operator's index, as a full list would."""
-        self.index.gateway_api = self.gateway_api
+        self.index.installed = {"HTTPRoute"} if self.gateway_api else set()
         if self._heard == self._version:
             return
         self._heard = self._version

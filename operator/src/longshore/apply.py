@@ -12,7 +12,7 @@ from longshore.index import Index
 from longshore.plan.outcome import Notice, Plan
 from longshore.plan.state import Observed
 from longshore.resources.kinds import CHILDREN, EVENT, MODEL_DEPLOYMENT, kind_of
-from longshore.status import build_status, transitions
+from longshore.status import build_status, says_more, transitions
 from longshore.store import ArtifactStore
 
 _KINDS = {kind.kind: kind for kind in CHILDREN}
@@ -62,7 +62,7 @@ async def write_status(cluster: Cluster, index: Index, observed: Observed, plan:
     writes = 0
     for notice in notices:
         writes += await _record(cluster, observed, notice)
-    if status != observed.status:
+    if says_more(observed.status, status):
         owner = observed.owner
         obj = {
             "apiVersion": MODEL_DEPLOYMENT.api_version,

@@ -24,7 +24,8 @@ class Index:
         self._roots: dict[Key, Mapping[str, Any]] = {}
         self._children: dict[Key, dict[tuple[str, str], Mapping[str, Any]]] = defaultdict(dict)
         self._gone: dict[str, None] = {}
-        self.gateway_api = False
+        self.installed: set[str] = set()
+        """Kinds of others that this cluster has."""
 
     def put(self, obj: Mapping[str, Any]) -> Key | None:
         """Take in an object; gives the key to reconcile, or None when it is old news."""

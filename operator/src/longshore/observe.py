@@ -74,7 +74,7 @@ def observe(
         live={place: obj for place, obj in children.items() if place[0] != "Pod"},
         other_routes=_other_routes(index, key) if root.get("spec", {}).get("route") else (),
         shared_artifacts=_shared_artifacts(index, key) if deleting else frozenset(),
-        has_gateway_api=index.gateway_api,
+        installed=frozenset(index.installed),
         telemetry=senses.telemetry.get(key) if senses else None,
         analysed=senses.analysed.get(key) if senses else None,
         scaled=senses.scaled.get(key) if senses else None,

@@ -39,6 +39,9 @@ class Settings(BaseModel):
     plain_http_registries: tuple[str, ...] = Field(
         default=(), description="Registry hosts that pods reach by HTTP without TLS."
     )
+    prometheus: str | None = Field(
+        default=None, description="Address of the Prometheus that scrapes the pods, for KEDA's triggers."
+    )
     store_secret: str | None = Field(
         default=None, description="Secret with the store's credentials, in every namespace that uses it."
     )

@@ -79,6 +79,30 @@ def _conditions(facts: Facts) -> Iterable[tuple[str, str, str, str]]:
         yield FIELDS, "True", "AllSupported", "every field has its effect"
 
 
+def says_more(previous: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+    """Tell whether a status is worth writing.
+
+    While a rollout runs its sentences change with every look; they are written together with what the
+    rollout remembers, every few seconds, and at once when anything but a sentence changes.
+    """
+    if status == previous:
+        return False
+    rollout = status.get("rollout") or {}
+    if "phase" not in rollout.get("state", {}) or rollout != previous.get("rollout"):
+        return True
+    return _without_sentences(status) != _without_sentences(previous)
+
+
+def _without_sentences(status: Mapping[str, Any]) -> dict[str, Any]:
+    bare = {key: value for key, value in status.items() if key != "message"}
+    bare["conditions"] = [
+        {k: v for k, v in condition.items() if k != "message"} for condition in status.get("conditions", ())
+    ]
+    if isinstance(status.get("canary"), Mapping):
+        bare["canary"] = {k: v for k, v in status["canary"].items() if k != "evidence"}
+    return bare
+
+
 def transitions(previous: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Notice, ...]:
     """Give an event for every condition whose change a person wants to hear of."""
     before = {c["type"]: c for c in previous.get("conditions", ())}

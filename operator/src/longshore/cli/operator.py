@@ -35,6 +35,9 @@ def run(
         str, typer.Option(help="Where artifacts go: oci://host/repository.", envvar="LONGSHORE_STORE")
     ] = "oci://localhost:5000/longshore",
     store_plain_http: Annotated[bool, typer.Option(envvar="LONGSHORE_STORE_PLAIN_HTTP")] = False,
+    prometheus: Annotated[
+        str | None, typer.Option(help="Prometheus that scrapes the pods.", envvar="LONGSHORE_PROMETHEUS")
+    ] = None,
     store_secret: Annotated[
         str | None,
         typer.Option(
@@ -86,6 +89,7 @@ def run(
         triton_image=triton_image,
         store=store,
         store_plain_http=store_plain_http,
+        prometheus=prometheus,
         store_secret=store_secret,
         node_registries=tuple(NodeRegistry.parse(text) for text in node_registry or ()),
         plain_http_registries=tuple(plain_http_registry or ()),

@@ -6,6 +6,7 @@ from longshore.api import Spec, Status
 from longshore.api.parse import SpecError, parse_spec, unknown_fields
 from longshore.api.status import Optimization, Revision
 from longshore.plan import artifact as artifact_stage
+from longshore.plan import autoscaler as autoscaler_stage
 from longshore.plan import scale as scale_stage
 from longshore.plan import serve as serve_stage
 from longshore.plan.artifact import Artifact
@@ -37,13 +38,14 @@ def make_plan(observed: Observed) -> Plan:
     revision = revision_of(spec)
     optimized = artifact_stage.decide(observed, spec, revision)
     artifact = optimized.outcome.value if isinstance(optimized.outcome, Done) else None
+    autoscaler = autoscaler_stage.decide(observed, spec)
     state = serve_stage.rollout_state(observed)
     load = scale_stage.decide(observed, spec, state.stable if state else None)
     serving = serve_stage.decide(observed, spec, revision, artifact, load)
-    facts = _facts(observed, spec, revision, optimized.outcome, serving, load)
+    facts = _facts(observed, spec, revision, optimized.outcome, serving, load, autoscaler)
     return Plan(
-        apply=(*_needed_by_job(observed, optimized), *optimized.apply, *serving.apply),
-        delete=(*optimized.delete, *serving.delete),
+        apply=(*_needed_by_job(observed, optimized), *optimized.apply, *serving.apply, *autoscaler.apply),
+        delete=(*optimized.delete, *serving.delete, *autoscaler.delete),
         facts=facts,
         notices=(*serving.notices, *_scaled(observed, load)),
         requeue_after=_soonest(
@@ -122,8 +124,9 @@ def _facts(
     optimized: Done[Artifact] | Waiting | Problem,
     serving: serve_stage.ServeStage,
     load: scale_stage.ScaleStage,
+    autoscaler: autoscaler_stage.AutoscalerStage,
 ) -> Facts:
-    outcomes = (optimized, serving.outcome, serving.routed)
+    outcomes = (optimized, serving.outcome, serving.routed, autoscaler.outcome)
     stalled = next((o for o in outcomes if isinstance(o, Problem)), None)
     waiting = next((o for o in outcomes if isinstance(o, Waiting)), None)
     ready = serving.stable is not None and serving.stable.ready_replicas > 0
@@ -146,9 +149,10 @@ def _facts(
         optimized=_stage(optimized),
         available=serving.outcome,
         routed=serving.routed,
-        scaling=_scaling(observed, load),
+        scaling=autoscaler.outcome or _scaling(observed, load),
         unsupported=(
             *unsupported_fields(spec),
+            *(f"spec.{field}" for field in autoscaler.unexpressed),
             *(f"{f} (unknown to this version)" for f in unknown_fields(observed.spec)),
         ),
         stable=serving.stable,

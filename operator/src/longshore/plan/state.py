@@ -142,7 +142,8 @@ class Observed:
     other_routes: tuple[RouteClaim, ...] = ()
     shared_artifacts: frozenset[str] = frozenset()
     """Artifacts that other ModelDeployments use too."""
-    has_gateway_api: bool = False
+    installed: frozenset[str] = frozenset()
+    """Kinds of others that the cluster has."""
     telemetry: Telemetry | None = None
     """The latest round of what the pods told; None where nobody asked."""
     analysed: Analysed | None = None

@@ -37,10 +37,12 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
     ),
     (
         "scaling.metrics",
-        lambda s: any(m.type in (Signal.PROMETHEUS, Signal.GPU) for m in s.scaling.metrics),
+        lambda s: (
+            s.scaling.engine is Engine.BUILTIN
+            and any(m.type in (Signal.PROMETHEUS, Signal.GPU) for m in s.scaling.metrics)
+        ),
         "no PromQL and no GPU is asked; other metrics are",
     ),
-    ("scaling.engine", lambda s: s.scaling.engine is not Engine.BUILTIN, "no HPA or ScaledObject is made"),
     ("scaling.warm", lambda s: s.scaling.warm > 0, "no paused pod is kept"),
     ("scaling.budget", lambda s: s.scaling.budget is not None, "no budget is kept"),
     (

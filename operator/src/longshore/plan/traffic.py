@@ -39,7 +39,7 @@ def look_at_route(observed: Observed, spec: Spec) -> Routed:
     """Tell whether there is a route, and whether a gateway accepts it."""
     if spec.route is None or not spec.route.parent_refs:
         return Routed(False)
-    if not observed.has_gateway_api:
+    if "HTTPRoute" not in observed.installed:
         return Routed(
             False,
             problem=Problem(

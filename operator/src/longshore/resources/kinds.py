@@ -18,6 +18,8 @@ class Kind:
     version: str
     kind: str
     plural: str
+    optional: bool = False
+    """A custom resource of somebody else's, which a cluster may lack."""
 
     @property
     def api_version(self) -> str:
@@ -40,7 +42,9 @@ SERVICE_ACCOUNT = Kind("", "v1", "ServiceAccount", "serviceaccounts")
 EVENT = Kind("", "v1", "Event", "events")
 POD_DISRUPTION_BUDGET = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
-HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
+HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", optional=True)
+HORIZONTAL_POD_AUTOSCALER = Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+SCALED_OBJECT = Kind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", optional=True)
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
 CHILDREN: tuple[Kind, ...] = (
@@ -51,6 +55,8 @@ CHILDREN: tuple[Kind, ...] = (
     POD_DISRUPTION_BUDGET,
     SERVICE,
     HTTP_ROUTE,
+    HORIZONTAL_POD_AUTOSCALER,
+    SCALED_OBJECT,
 )
 """What a ModelDeployment owns directly, in the order in which it is written."""
 
