@@ -1,9 +1,10 @@
 """`make bench-scaling`: one row for every target, the missed ones included."""
 
 import argparse
+import json
 import sys
 
-from bench.common import Report, Row, versions
+from bench.common import RESULTS, Report, Row, versions
 from bench.scaling import activator, cluster, simulated, tick
 
 _PARTS = {
@@ -14,19 +15,39 @@ _PARTS = {
 }
 
 
+def _written() -> dict[str, tuple[Row, ...]]:
+    """Read the rows of the last run by part."""
+    path = RESULTS / "scaling.json"
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    rows = [
+        Row(r["id"], r["value"], r["unit"], r["op"], r["target"], r.get("note", "")) for r in found["rows"]
+    ]
+    parts: dict[str, tuple[Row, ...]] = {}
+    for name, count in found["environment"].get("parts", {}).items():
+        parts[name], rows = tuple(rows[:count]), rows[count:]
+    return parts
+
+
 def main() -> int:
-    """Run all parts and write the results, or one part and print it."""
+    """Run all parts, or one, and write the results."""
     parser = argparse.ArgumentParser(prog="bench.scaling", description=__doc__)
-    parser.add_argument("--only", choices=sorted(_PARTS), help="run one part and write nothing")
+    parser.add_argument(
+        "--only", choices=sorted(_PARTS), help="run one part; the others' rows stay as they were measured"
+    )
     only = parser.parse_args().only
-    rows: list[Row] = []
+    before = _written() if only else {}
+    parts: dict[str, tuple[Row, ...]] = {}
     for name, measure in _PARTS.items():
-        if only in (None, name):
-            rows += measure()
+        parts[name] = measure() if only in (None, name) else before.get(name, ())
     report = Report(
         "scaling",
-        tuple(rows),
-        {"versions": versions(["longshore", "longshore-activator", "uvloop", "aiohttp"])},
+        tuple(row for rows in parts.values() for row in rows),
+        {
+            "parts": {name: len(rows) for name, rows in parts.items()},
+            "versions": versions(["longshore", "longshore-activator", "uvloop", "aiohttp"]),
+        },
         (
             "Rows of steps, noise, traces and outages come from the simulator: the planner as it is, pods "
             "that batch, queue and start like real ones. The objective is 95 % of requests within 500 ms, "
@@ -36,8 +57,7 @@ def main() -> int:
         ),
     )
     report.print()
-    if only is None:
-        report.write()
+    report.write()
     return 0
 
 

@@ -433,3 +433,19 @@ def test_state_stays_small():
 def test_unreadable_state_is_a_fresh_one():
     assert from_json("{") == State()
     assert from_json('{"at": "yesterday"}') == State()
+
+
+def test_room_is_kept_for_bursts_that_come_again_and_is_told_but_not_for_the_first():
+    fleet = settled(rate=60.0)
+    lows = []
+    for _ in range(4):
+        fleet.rate = 180.0
+        fleet.run_for(120)
+        fleet.rate = 60.0
+        fleet.run_for(400)
+        lows.append(fleet.pods)
+    assert lows[-1] > lows[0]
+    assert "60 rps now" in fleet.decisions[-1].reason
+    fleet.tick(7300.0)
+    fleet.run_for(500)
+    assert fleet.pods == lows[0]
