@@ -105,6 +105,25 @@ async def bare(kube: Kube, namespace: str, count: int) -> float:
     return seconds
 
 
+async def _refuse_company(kube: Kube, namespace: str) -> None:
+    """Two operators that work in one namespace would undo each other's status."""
+    await kube.send("POST", MODEL_DEPLOYMENT.path(namespace), _model(namespace, "nobody"))
+    await asyncio.sleep(3)
+    found = await kube.send("GET", MODEL_DEPLOYMENT.path(namespace, "nobody"))
+    await kube.send("DELETE", MODEL_DEPLOYMENT.path(namespace, "nobody"))
+    if found.get("status"):
+        raise RuntimeError("another operator works in this cluster: stop it, or run with --fresh")
+
+
+def _model(namespace: str, name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": MODEL_DEPLOYMENT.api_version,
+        "kind": MODEL_DEPLOYMENT.kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": SPEC,
+    }
+
+
 async def load(kube: Kube, namespace: str, count: int) -> float:
     """Create `count` ModelDeployments by many clients; gives the seconds until all children stand."""
     watches = [
@@ -115,13 +134,7 @@ async def load(kube: Kube, namespace: str, count: int) -> float:
 
     async def client() -> None:
         for index in names:
-            obj = {
-                "apiVersion": MODEL_DEPLOYMENT.api_version,
-                "kind": MODEL_DEPLOYMENT.kind,
-                "metadata": {"name": f"model-{index}", "namespace": namespace},
-                "spec": SPEC,
-            }
-            await kube.send("POST", MODEL_DEPLOYMENT.path(namespace), obj)
+            await kube.send("POST", MODEL_DEPLOYMENT.path(namespace), _model(namespace, f"model-{index}"))
 
     started = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
@@ -158,6 +171,7 @@ async def measure(kubeconfig: Path, count: int, log: Path, rest: float) -> Run:
         namespace = f"bench-operator-{stamp}"
         await kube.namespace(namespace)
         try:
+            await _refuse_company(kube, namespace)
             async with Operator(kubeconfig, namespace, log) as operator:
                 objects = await load(kube, namespace, count)
                 settled = await operator.quiet(QUIET, 300)
@@ -206,12 +220,12 @@ def rows(runs: list[Run], large: list[Run]) -> tuple[Row, ...]:
 
 
 @contextlib.contextmanager
-def target(kubeconfig: str | None) -> Iterator[tuple[Path, str]]:
+def target(kubeconfig: str | None, fresh: bool) -> Iterator[tuple[Path, str]]:
     """Give the kubeconfig to work with: the one named, else the local cluster's, else an API server's."""
     local = NodePaths().kubeconfig
-    if kubeconfig:
+    if kubeconfig and not fresh:
         yield Path(kubeconfig), "the cluster of KUBECONFIG"
-    elif local.exists():
+    elif local.exists() and not fresh:
         yield local, "the local one-node cluster"
     else:
         with (
@@ -225,6 +239,7 @@ def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kubeconfig", default=os.environ.get("KUBECONFIG"))
+    parser.add_argument("--fresh", action="store_true", help="start an API server with controllers")
     parser.add_argument("--models", type=int, default=200)
     parser.add_argument("--large", type=int, default=1000, help="0 leaves the large run out")
     parser.add_argument("--repeats", type=int, default=REPEATS)
@@ -232,7 +247,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir()) / "bench-reconcile.log")
     parser.add_argument("--no-write", action="store_true", help="print only")
     given = parser.parse_args()
-    with target(given.kubeconfig) as (kubeconfig, where):
+    with target(given.kubeconfig, given.fresh) as (kubeconfig, where):
         asyncio.run(_install(kubeconfig))
 
         def run(count: int, rest: float) -> Run:

@@ -195,7 +195,9 @@ TAKEN: dict[str, Spec] = {
                 "annotations": {"note": "a b"},
                 "nodeSelector": {"disk": "ssd"},
                 "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
-                "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone"}],
+                "topologySpreadConstraints": [
+                    {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+                ],
                 "priorityClassName": "high",
                 "imagePullSecrets": [{"secretName": "pull"}],
                 "env": [{"name": "A", "value": "b"}],

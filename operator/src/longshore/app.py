@@ -68,7 +68,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
         reconciler = Reconciler(cluster, index, senses, settings, metrics, examiner.examine)
         queue: Queue[Key] = Queue(reconciler, process.workers, _log_failure)
         examiner.wake = queue.add
-        await _list_all(cluster, index, settings)
+        await list_all(cluster, index, settings)
         probes = serve_probes(process.host, process.port, metrics, queue.stuck_for, lambda: queue.depth)
         async with probes as port:
             if started is not None:
@@ -212,13 +212,13 @@ async def _resync(cluster: Cluster, index: Index, queue: Queue[Key], settings: S
     while True:
         await asyncio.sleep(RESYNC)
         try:
-            for key in await _list_all(cluster, index, settings):
+            for key in await list_all(cluster, index, settings):
                 queue.add(key)
         except ClusterError as error:
             _LOGGER.warning("the full list failed and is tried again later: %s", error)
 
 
-async def _list_all(cluster: Cluster, index: Index, settings: Settings) -> set[Key]:
+async def list_all(cluster: Cluster, index: Index, settings: Settings) -> set[Key]:
     """Read everything there is; gives the keys that changed.
 
     Raises:

@@ -35,8 +35,8 @@ class ClusterError(Exception):
     @property
     def refused(self) -> bool:
         """Tell whether the same request will be refused again: it is the object that is wrong."""
-        # Server-side apply answers 500 to a field that the schema does not know.
-        return self.status in (400, 403, 413, 422) or "field not declared in schema" in str(self)
+        # Server-side apply answers 500 to an unknown field and to a list that names a key twice.
+        return self.status in (400, 403, 413, 422) or "failed to create typed patch object" in str(self)
 
 
 Told = Callable[[str, str], None]
