@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 
 from bench.common import RESULTS, Report, Row, versions
@@ -45,6 +46,7 @@ def main() -> int:
         "scaling",
         tuple(row for rows in parts.values() for row in rows),
         {
+            "loadAverage": [round(value, 2) for value in os.getloadavg()],
             "parts": {name: len(rows) for name, rows in parts.items()},
             "versions": versions(["longshore", "longshore-activator", "uvloop", "aiohttp"]),
         },
@@ -52,6 +54,8 @@ def main() -> int:
             "Rows of steps, noise, traces and outages come from the simulator: the planner as it is, pods "
             "that batch, queue and start like real ones. The objective is 95 % of requests within 500 ms, "
             "judged every 10 s. HPA means autoscaling/v2 with its defaults on CPU at 80 %.",
+            "Figures of activator and tick are timed: a load average above the number of CPUs means that "
+            "others ran beside them, and then only those per processor time compare.",
             "Activator figures are medians on loopback with the activator on one core, source, sink and "
             "clients on the other.",
         ),
