@@ -5,7 +5,8 @@ from importlib.metadata import entry_points, version
 
 import typer
 
-from longshore.cli import operator
+from longshore.cli import operator, rollout
+from longshore.cli.simulate import simulate
 
 GROUP = "longshore.commands"
 """Entry-point group: each entry is a command function or a `typer.Typer`; its name is the command's."""
@@ -27,6 +28,9 @@ def build() -> typer.Typer:
         typer.echo(version("longshore"))
 
     app.add_typer(operator.app, name="operator")
+    app.command("simulate")(simulate)
+    for name, function in rollout.COMMANDS.items():
+        app.command(name)(function)
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         try:
             command = entry.load()

@@ -90,6 +90,11 @@ class Owner:
         }
 
 
+def annotation_of(order: str) -> str:
+    """Give the one-shot annotation of an order such as `promote`."""
+    return f"{GROUP}/{order}"
+
+
 def deployment_name(owner: Owner, revision: str) -> str:
     """Name the Deployment of a revision."""
     return f"{owner.name}-{revision}"
