@@ -40,8 +40,8 @@ class Buildah:
         for left in self.storage.glob("run-*"):
             if left != self._run_root:
                 shutil.rmtree(left, ignore_errors=True)
-        self.run("rm", "--all")
         mounts.detach_all(self.storage)
+        self.run("rm", "--all")
 
     def run(self, *arguments: str | Path, seconds: float = 120) -> str:
         """Run one command and return what it prints; raises ClusterError with its message."""

@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 _LOG_LINES = 12
 _LOG_BYTES = 64 * 1024
-_LINE_CHARACTERS = 300
+_LINE_CHARACTERS = 600
 
 
 def last_lines(log: Path, count: int = _LOG_LINES) -> str:
@@ -23,7 +23,13 @@ def last_lines(log: Path, count: int = _LOG_LINES) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return "    (no log)"
-    return "\n".join(f"    {line[:_LINE_CHARACTERS]}" for line in lines[-count:]) or "    (the log is empty)"
+    return "\n".join(f"    {_shortened(line)}" for line in lines[-count:]) or "    (the log is empty)"
+
+
+def _shortened(line: str) -> str:
+    """A long line's beginning and end: the cause stands in one of them."""
+    half = _LINE_CHARACTERS // 2
+    return line if len(line) <= _LINE_CHARACTERS else f"{line[:half]} ... {line[-half:]}"
 
 
 def wait_for(
