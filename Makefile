@@ -104,6 +104,10 @@ images: $(SYNCED) ## Build the container images and load them into the cluster
 
 # --- benches: results go to bench/results
 
+.PHONY: bench-triton
+bench-triton: $(SYNCED) ## Measure Triton: start, batching against a grid search, scenarios on both runtimes
+	$(PYTHON) -m bench.triton
+
 .PHONY: bench-reconcile
 bench-reconcile: $(SYNCED) ## Measure the operator with 200 and 1,000 ModelDeployments
 	$(PYTHON) -m bench.reconcile

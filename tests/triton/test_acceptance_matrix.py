@@ -60,6 +60,11 @@ class TestHttp:
         np.testing.assert_allclose(answer.as_numpy("y"), right_answer(mlp), atol=1e-5)
         assert answer.get_response()["id"] == "a7"
 
+    def test_infers_more_rows_than_are_joined(self, mlp: Endpoint, http: Any) -> None:
+        rows = np.tile(ROWS, (75, 1))
+        answer = http.infer(mlp.name, [tensor(httpclient, rows)]).as_numpy("y")
+        np.testing.assert_allclose(answer, right_answer(mlp, rows), atol=1e-5)
+
     @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
     def test_infers_compressed(self, mlp: Endpoint, http: Any, algorithm: str) -> None:
         answer = http.infer(

@@ -7,7 +7,7 @@ from longshore_triton import modelconfig
 from longshore_triton.complete import complete
 from longshore_triton.curve import BatchPlan, Point, plan
 from longshore_triton.errors import StartError
-from longshore_triton.generate import generate
+from longshore_triton.generate import REQUEST_ROWS, generate
 from longshore_triton.probe import Facts
 from longshore_triton.tensors import Signature, Tensor
 from longshore_triton.wanted import Wanted, WantedSequence, parse
@@ -34,7 +34,7 @@ def completed(text: str, signature: Signature = SIGNATURE, facts: Facts = BATCHE
 class TestGenerated:
     def test_tells_the_signature_without_the_batch(self) -> None:
         config = made()
-        assert (config.name, config.backend, config.max_batch_size) == ("digits", "onnxruntime", 32)
+        assert (config.name, config.backend, config.max_batch_size) == ("digits", "onnxruntime", 4096)
         assert [(t.name, modelconfig.dtype_of(t.data_type), list(t.dims)) for t in config.input] == [
             ("x", "FP32", [4])
         ]
@@ -49,7 +49,12 @@ class TestGenerated:
         assert batching.default_queue_policy.max_queue_size == 77
 
     def test_sizes_that_the_user_names_win(self) -> None:
-        assert list(made(preferred_batch_sizes=(4, 64)).dynamic_batching.preferred_batch_size) == [4]
+        assert list(made(preferred_batch_sizes=(4, 64)).dynamic_batching.preferred_batch_size) == [4, 32]
+
+    def test_requests_are_joined_up_to_the_size_of_the_spec_though_one_may_be_larger(self) -> None:
+        config = made(batches=BatchPlan(16, ()))
+        assert config.max_batch_size == REQUEST_ROWS
+        assert list(config.dynamic_batching.preferred_batch_size) == [16]
 
     def test_a_model_without_batch_keeps_its_whole_shape(self) -> None:
         config = made(FIXED, SINGLE)
@@ -68,8 +73,8 @@ class TestGenerated:
         ("facts", "wanted", "count", "threads"),
         [
             (BATCHES, {"cpu_millicores": 4000}, 4, "1"),
-            (BATCHES, {"cpu_millicores": 500}, 1, "1"),
-            (Facts(True, 1, seconds=0.1, size_bytes=10), {"cpu_millicores": 4000}, 1, "4"),
+            (BATCHES, {"cpu_millicores": 500}, 2, "1"),
+            (Facts(True, 1, seconds=0.1, size_bytes=10), {"cpu_millicores": 4000}, 2, "2"),
             (
                 Facts(True, 1, 0.001, size_bytes=1 << 30),
                 {"cpu_millicores": 4000, "memory_bytes": 4 << 30},
@@ -168,7 +173,7 @@ class TestCompleted:
         config = completed("")
         generated = made()
         assert (config.input, config.output) == (generated.input, generated.output)
-        assert config.max_batch_size == 32
+        assert config.max_batch_size == generated.max_batch_size
         assert config.dynamic_batching == generated.dynamic_batching
         assert config.model_warmup == generated.model_warmup
 

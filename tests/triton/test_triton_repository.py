@@ -61,7 +61,7 @@ class TestOneModel:
         home = tmp_path / "repository" / "digits"
         assert (home / "1").resolve() == root.resolve()
         written = modelconfig.parse((home / "config.pbtxt").read_text(), "there")
-        assert (written.backend, written.max_batch_size) == ("onnxruntime", 32)
+        assert (written.backend, written.max_batch_size) == ("onnxruntime", 4096)
         assert found.complete
 
     def test_batches_only_where_rows_stay_apart(self, build: Build, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ class TestEnsemble:
             ),
             (('key: "x" value: "raw"', 'key: "x" value: "answer"'), "wait for each other: (net|clean)"),
             (('value: "answer" } }\n}', 'value: "made" } }\n}'), "made by net and by clean"),
-            (("max_batch_size: 8", "max_batch_size: 64"), "max_batch_size 64 is above the 32"),
+            (("max_batch_size: 8", "max_batch_size: 9999"), "max_batch_size 9999 is above the 4096"),
             (('model_name: "clean"', 'model_name: "digits"'), "is the ensemble itself"),
         ],
     )
@@ -242,4 +242,4 @@ def test_a_model_that_kills_its_measurer_is_left_to_triton(build: Build, tmp_pat
         [("y", TensorProto.FLOAT, ["N", 2])],
     )
     (model,) = build(root).models
-    assert model.config.max_batch_size == 32
+    assert model.config.max_batch_size == 4096

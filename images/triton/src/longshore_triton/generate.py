@@ -13,6 +13,9 @@ from longshore_triton.wanted import Wanted, WantedSequence
 _SMALL_SECONDS = 0.005
 """Below this time of one run a model gains more from further copies than from further threads in one."""
 
+REQUEST_ROWS = 4096
+"""Rows of one request: Triton refuses more than `max_batch_size`, so that is no bound for joined requests."""
+
 _CONTROLS = (("start", "START"), ("ready", "READY"), ("end", "END"))
 
 
@@ -34,7 +37,8 @@ def generate(
     config.backend = backend
     batched = facts.batches and batches.most > 1
     if batched:
-        config.max_batch_size = batches.most
+        # A sequence batcher makes as many slots as the size says.
+        config.max_batch_size = batches.most if wanted.sequence else max(batches.most, REQUEST_ROWS)
     controls = control_inputs(wanted.sequence)
     skip = 1 if batched else 0
     for tensor in signature.inputs:
@@ -65,12 +69,15 @@ def control_inputs(sequence: WantedSequence | None) -> frozenset[str]:
 
 
 def add_batching(config: ModelConfig, batches: BatchPlan, wanted: Wanted) -> None:
-    """Add the dynamic batcher: sizes to aim for, the longest wait for them, and a bounded queue."""
-    most = config.max_batch_size
+    """Add the dynamic batcher: sizes to aim for, the longest wait for them, and a bounded queue.
+
+    Requests are never joined beyond the largest preferred size, so there always is one.
+    """
+    most = min(config.max_batch_size, batches.most)
     batching = config.dynamic_batching
     batching.SetInParent()
-    sizes = wanted.preferred_batch_sizes or batches.preferred
-    batching.preferred_batch_size.extend(sorted(size for size in set(sizes) if size <= most))
+    sizes = wanted.preferred_batch_sizes or batches.preferred or (most,)
+    batching.preferred_batch_size.extend(sorted({min(size, most) for size in sizes}))
     batching.max_queue_delay_microseconds = wanted.max_delay_us
     batching.default_queue_policy.max_queue_size = wanted.queue
 
@@ -97,11 +104,14 @@ def add_instances(config: ModelConfig, facts: Facts, wanted: Wanted) -> None:
 
 
 def default_instances(facts: Facts, wanted: Wanted) -> int:
-    """Choose how many copies run on the CPU: one a core for small models, as far as memory allows."""
-    if facts.seconds is not None and facts.seconds > _SMALL_SECONDS:
-        return 1
+    """Choose how many copies run on the CPU: one a core for small models, as far as memory allows.
+
+    There are two at least: with a single one Triton's batcher misses the end of a run now and then and
+    sleeps for half a second while requests wait.
+    """
+    most = 2 if facts.seconds is not None and facts.seconds > _SMALL_SECONDS else wanted.cores
     room = wanted.memory_bytes // 4 // max(facts.size_bytes, 1)
-    return int(max(1, min(wanted.cores, room)))
+    return int(max(1, min(max(2, most), room)))
 
 
 def add_accelerator(config: ModelConfig, wanted: Wanted) -> None:
