@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from longshore.cli.main import build
 from longshore_optimizer.errors import Problem, Reason
@@ -35,6 +36,16 @@ async def test_a_model_file_can_be_fetched_and_served_as_it_is(
         fetched = await fetch(uri, tmp_path / uri[-5:], FetchSettings())
         assert pinned.endswith(fetched.sha256)
         assert {p.name: p.read_bytes() for p in fetched.path.iterdir()} == {"model.onnx": model.read_bytes()}
+
+
+async def test_a_data_file_stays_one_file(registry: FakeRegistry, tmp_path: Path) -> None:
+    """A tar whose last member is an .npz ends as a zip does, and is none."""
+    np.savez(tmp_path / "data.npz", X=np.arange(12), labels=np.arange(12))
+    pinned = await push(tmp_path / "data.npz", f"oci://{registry.host}/data/digits:1")
+    fetched = await fetch(pinned, tmp_path / "fetched", FetchSettings())
+    assert {p.name: p.read_bytes() for p in fetched.path.iterdir()} == {
+        "data.npz": (tmp_path / "data.npz").read_bytes()
+    }
 
 
 async def test_the_image_is_one_that_a_kubelet_mounts(registry: FakeRegistry, tmp_path: Path) -> None:

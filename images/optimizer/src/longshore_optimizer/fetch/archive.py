@@ -39,6 +39,11 @@ def is_tar(path: Path) -> bool:
         return False
 
 
+def is_zip(path: Path) -> bool:
+    """Tell whether a file is a zip archive; a tar whose last member is one (an `.npz`) looks like one too."""
+    return zipfile.is_zipfile(path) and not is_tar(path)
+
+
 def extract(archive: Path, destination: Path, settings: FetchSettings) -> None:
     """Unpack an archive into `destination` (made if absent).
 
@@ -49,7 +54,7 @@ def extract(archive: Path, destination: Path, settings: FetchSettings) -> None:
     destination.mkdir(parents=True, exist_ok=True)
     budget = min(settings.max_bytes, max(_RATIO_FLOOR, archive.stat().st_size * _RATIO))
     try:
-        if zipfile.is_zipfile(archive):
+        if is_zip(archive):
             with zipfile.ZipFile(archive) as bundle:
                 _unpack(_zip_members(bundle), destination, settings, budget)
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from longshore.api.model import Format
 
 from longshore_optimizer.fetch import protobuf
-from longshore_optimizer.fetch.archive import is_tar
+from longshore_optimizer.fetch.archive import is_tar, is_zip
 
 SKOPS = "skops"
 PICKLE = "pickle"
@@ -73,7 +73,7 @@ _ARCHIVED_SUFFIXES = (
 
 def is_archive(path: Path) -> bool:
     """Tell whether a file is a bundle to unpack, not a model or data file that happens to be a zip."""
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         return _zip_container(path) is None and any(
             n.lower().endswith((*_ARCHIVED_SUFFIXES, "config.pbtxt")) for n in _zip_names(path)
         )
