@@ -22,7 +22,7 @@ from longshore.apply import stamped
 from longshore.plan.pipeline import make_plan
 from longshore.plan.revision import revision_of
 from longshore.plan.state import Observed
-from longshore.resources.kinds import CHILDREN, HTTP_ROUTE, JOB, MODEL_DEPLOYMENT, kind_of
+from longshore.resources.kinds import MODEL_DEPLOYMENT, kind_of
 from longshore.resources.names import Owner
 from longshore.settings import Settings
 
@@ -160,7 +160,7 @@ def _expected(namespace: str) -> list[tuple[Any, int, str]]:
 
 
 def _written() -> list[Any]:
-    return [kind for kind in CHILDREN if kind not in (HTTP_ROUTE, JOB)]
+    return list(dict.fromkeys(kind_of(obj) for obj in children("default", "model-0")))
 
 
 async def measure(kubeconfig: Path, count: int, log: Path, rest: float) -> Run:

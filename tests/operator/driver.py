@@ -28,7 +28,7 @@ class KilledError(BaseException):
 
 
 class Faults:
-    """What goes wrong with writes: the process ends before the write `kill_at`, counted from 0, or it fails."""
+    """What goes wrong with writes: the process ends before write `kill_at`, counted from 0, or it fails."""
 
     def __init__(self, kill_at: int | None = None, answers: Mapping[int, ClusterError] | None = None) -> None:
         self.kill_at = kill_at

@@ -34,6 +34,9 @@ WATCHED: tuple[Kind, ...] = (MODEL_DEPLOYMENT, *CHILDREN, POD)
 RESYNC = 600.0
 """Seconds between full lists: a watch that broke may have missed a deletion."""
 
+START = 30.0
+"""Seconds that a starting operator waits for an API server that does not answer yet."""
+
 _SELECTOR = f"{MANAGED_BY}={MANAGER}"
 _LOGGER = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
         reconciler = Reconciler(cluster, index, senses, settings, metrics, examiner.examine)
         queue: Queue[Key] = Queue(reconciler, process.workers, _log_failure)
         examiner.wake = queue.add
-        await list_all(cluster, index, settings)
+        await _first_list(cluster, index, settings)
         probes = serve_probes(process.host, process.port, metrics, queue.stuck_for, lambda: queue.depth)
         async with probes as port:
             if started is not None:
@@ -216,6 +219,26 @@ async def _resync(cluster: Cluster, index: Index, queue: Queue[Key], settings: S
                 queue.add(key)
         except ClusterError as error:
             _LOGGER.warning("the full list failed and is tried again later: %s", error)
+
+
+async def _first_list(cluster: Cluster, index: Index, settings: Settings) -> None:
+    """Read everything there is; an API server that is only starting is waited for.
+
+    Raises:
+        ClusterError: as `list_all`, or the API server did not answer for `START` seconds.
+    """
+    deadline = asyncio.get_running_loop().time() + START
+    while True:
+        try:
+            await list_all(cluster, index, settings)
+        except ClusterError as error:
+            passes = error.status in (0, 429) or error.status >= 500
+            if not passes or asyncio.get_running_loop().time() > deadline:
+                raise
+            _LOGGER.warning("the API server is not ready and is asked again: %s", error)
+            await asyncio.sleep(1)
+        else:
+            return
 
 
 async def list_all(cluster: Cluster, index: Index, settings: Settings) -> set[Key]:

@@ -50,6 +50,7 @@ class Queue(Generic[K]):
         self._order = itertools.count()
         self._failures: dict[K, int] = {}
         self._wake = asyncio.Event()
+        self._working = False
 
     def add(self, key: K) -> None:
         """Ask for work on a key now; asking twice before it is taken is asking once."""
@@ -81,16 +82,24 @@ class Queue(Generic[K]):
         return not self._queued and not self._running and not self._again
 
     def stuck_for(self) -> float:
-        """Give the seconds that the oldest key has waited or run; 0 when there is none."""
+        """Give the seconds that the oldest key has waited or run; 0 when there is none, or nobody works."""
+        if not self._working:
+            return 0.0
         oldest = min((*self._queued.values(), *self._running.values()), default=None)
         return 0.0 if oldest is None else self._clock() - oldest
 
     async def run(self) -> None:
         """Work until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._timer())
-            for _ in range(self._workers):
-                group.create_task(self._worker())
+        # What waited while another process led has only now begun to wait for this one.
+        self._queued = dict.fromkeys(self._queued, self._clock())
+        self._working = True
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._timer())
+                for _ in range(self._workers):
+                    group.create_task(self._worker())
+        finally:
+            self._working = False
 
     async def _worker(self) -> None:
         while True:

@@ -1,0 +1,118 @@
+"""What the watches told: only news counts, and what Longshore itself wrote is known at once."""
+
+from typing import Any
+
+from longshore.index import Index
+from longshore.resources.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, SERVICE
+
+KEY = ("team", "digits")
+
+
+def root(version: int, uid: str = "root") -> dict[str, Any]:
+    metadata = {"namespace": "team", "name": "digits", "uid": uid, "resourceVersion": str(version)}
+    return {"apiVersion": MODEL_DEPLOYMENT.api_version, "kind": MODEL_DEPLOYMENT.kind, "metadata": metadata}
+
+
+def child(
+    version: int, uid: str = "child", name: str = "digits", kind: str = "Service", owner: str = "digits"
+) -> Any:
+    metadata = {
+        "namespace": "team",
+        "name": name,
+        "uid": uid,
+        "resourceVersion": str(version),
+        "labels": {"longshore.dev/name": owner},
+        "managedFields": [{"manager": "x"}],
+    }
+    return {
+        "apiVersion": {"Service": "v1", "Deployment": "apps/v1"}[kind],
+        "kind": kind,
+        "metadata": metadata,
+    }
+
+
+def test_news_wake_the_key_and_old_news_do_not() -> None:
+    index = Index()
+    assert index.put(root(5)) == KEY
+    assert index.put(root(5)) is None
+    assert index.put(root(4)) is None
+    assert index.put(root(6)) == KEY
+    assert index.put(child(9)) == KEY
+    assert index.put(child(8)) is None
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    index = Index()
+    index.put(child(9))
+    assert index.put(child(10)) == KEY
+    assert index.put(child(9)) is None
+
+
+def test_an_event_older_than_our_own_write_is_dropped() -> None:
+    index = Index()
+    index.put(child(10))
+    written = {**child(12), "spec": {"selector": {"a": "new"}}}
+    index.put(written)
+    late = {**child(11), "spec": {"selector": {"a": "old"}}}
+    assert index.put(late) is None
+    assert index.children(KEY)["Service", "digits"]["spec"]["selector"] == {"a": "new"}
+
+
+def test_an_answer_that_comes_after_the_deletion_brings_nothing_back() -> None:
+    index = Index()
+    index.put(child(10))
+    assert index.remove(child(11)) == KEY
+    assert index.put(child(12)) is None
+    assert index.children(KEY) == {}
+    assert index.put(child(13, uid="made-anew")) == KEY
+
+
+def test_the_deletion_of_an_earlier_object_leaves_the_one_made_anew() -> None:
+    index = Index()
+    index.put(child(20, uid="second"))
+    index.remove(child(15, uid="first"))
+    assert index.children(KEY)["Service", "digits"]["metadata"]["uid"] == "second"
+
+
+def test_a_model_that_goes_leaves_nothing_behind() -> None:
+    index = Index()
+    index.put(root(1))
+    index.put(child(2))
+    index.remove(child(3))
+    index.remove(root(4))
+    assert list(index.roots()) == []
+    assert index.root(KEY) is None
+    assert not index._children
+
+
+def test_a_full_list_finds_what_no_event_told() -> None:
+    index = Index()
+    index.put(child(1, "a", "digits"))
+    index.put(child(2, "b", "other", owner="other"))
+    changed = index.replace(
+        SERVICE, [child(2, "b", "other", owner="other"), child(5, "c", "third", owner="third")]
+    )
+    assert changed == {("team", "digits"), ("team", "third")}
+    assert index.children(KEY) == {}
+    assert (
+        index.replace(SERVICE, [child(2, "b", "other", owner="other"), child(5, "c", "third", owner="third")])
+        == set()
+    )
+
+
+def test_a_full_list_of_one_kind_leaves_others_alone() -> None:
+    index = Index()
+    index.put(child(1, "a", "digits-x", "Deployment"))
+    index.put(child(2, "b"))
+    assert index.replace(SERVICE, []) == {KEY}
+    assert list(index.children(KEY)) == [("Deployment", "digits-x")]
+    assert index.replace(DEPLOYMENT, []) == {KEY}
+
+
+def test_what_is_nobodys_is_not_kept_and_little_is_kept_of_the_rest() -> None:
+    index = Index()
+    stray = child(1)
+    del stray["metadata"]["labels"]
+    assert index.put(stray) is None
+    index.put(child(2))
+    assert "managedFields" not in index.children(KEY)["Service", "digits"]["metadata"]
