@@ -21,6 +21,7 @@ from longshore_server.config import Limits
 from longshore_server.errors import GrpcStatus, RequestError, overloaded, too_large
 from longshore_server.httphead import Body, RequestHead, parse_head
 from longshore_server.metrics import Metrics
+from longshore_server.tracing import Answered, Observer
 
 _MAX_CACHED_HEADS = 4096
 _MAX_CACHED_HEAD_BYTES = 2048
@@ -76,7 +77,7 @@ class HttpServer:
         self.body_bytes = 0
         # One buffer for all: the loop hands over what it read before it reads for another connection.
         self.receive_buffer = memoryview(bytearray(RECEIVE_BYTES))
-        self.finished: Callable[[HttpConnection, RequestHead, int, float], None] | None = None
+        self.observer: Observer | None = None
 
     def __call__(self) -> "HttpConnection":
         """A protocol for a new connection."""
@@ -100,8 +101,12 @@ class HttpServer:
             self.heads[data] = head
         return head
 
+    def begin_drain(self) -> None:
+        """From now on every answer closes its connection: whoever uses it goes elsewhere by itself."""
+        self.draining = True
+
     def drain(self) -> None:
-        """From now on every answer closes its connection; idle ones are closed at once."""
+        """Close the connections that are idle; one in use closes with its answer."""
         self.draining = True
         for connection in list(self.connections):
             connection.close_if_idle()
@@ -145,7 +150,6 @@ class HttpConnection(asyncio.BufferedProtocol):
         "answers",
         "closed",
         "head",
-        "peer",
         "server",
         "started",
         "status",
@@ -160,7 +164,6 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.answers = 0
         self.status = 0
         self.started = 0.0
-        self.peer = ""
         self._heads = server.heads
         self._receive = server.receive_buffer
         self._pending = b""
@@ -483,8 +486,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.answers += 1
         if self._body_reserved:
             self._release_body()
-        if self.server.finished is not None and head is not None:
-            self.server.finished(self, head, self.status, self.started)
+        if self.server.observer is not None and head is not None:
+            self._observe(self.server.observer, head)
         if self._close_after:
             self._close()
             return
@@ -494,6 +497,16 @@ class HttpConnection(asyncio.BufferedProtocol):
             self.transport.resume_reading()
         if self._pending:
             self.server.loop.call_soon(self._feed_pending)
+
+    def _observe(self, observer: Observer, head: RequestHead) -> None:
+        started = self.started if head.is_inference else time.perf_counter()
+        traceparent = head.header(b"traceparent")
+        path, failed = head.path, self.status >= 500
+        observer(Answered("http", head.method, path, self.status, failed, started, self._peer(), traceparent))
+
+    def _peer(self) -> str:
+        address = self.transport.get_extra_info("peername")
+        return str(address[0]) if address else ""
 
     def _feed_pending(self) -> None:
         if self._pending and not self.closed and self._phase is not Phase.BUSY:

@@ -26,6 +26,7 @@ from longshore_server.metrics import Metrics, SharedMemory, escape_label
 from longshore_server.served import ServedModel
 from longshore_server.session import SessionOptions, runtime_version
 from longshore_server.tls import Certificates
+from longshore_server.tracing import observer
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +79,9 @@ class Worker:
             if settings.grpc_port
             else None
         )
+        self._observer = observer(
+            settings.access_log_sample, settings.otlp_endpoint, settings.trace_sample, settings.name
+        )
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -90,6 +94,9 @@ class Worker:
         grpc = (
             GrpcServer(self._service, self._settings.limits, self._metrics, loop) if self._service else None
         )
+        http.observer = self._observer
+        if grpc is not None:
+            grpc.observer = self._observer
         listeners = [await self._listen(http, self._settings.http_port, ["http/1.1"])]
         if grpc is not None:
             listeners.append(await self._listen(grpc, self._settings.grpc_port, ["h2"]))
@@ -178,13 +185,16 @@ class Worker:
     async def _drain(self, http: HttpServer, grpc: GrpcServer | None, served: ServedModel) -> int:
         """Not ready, then served on for a while, then closing connections; ends when all work is done.
 
-        The wait is for those who route here: endpoints are withdrawn from them one after the other.
+        The wait is for those who route here: endpoints are withdrawn from them one after the other. Every
+        answer in this time closes its connection, so what is idle at the end has long been unused: closing
+        it then does not cross a request that is on its way.
         """
         settings = self._settings
         started = time.monotonic()
         served.draining = True
         self._metrics.ready(False)
         _log.info("draining", extra={"fields": {"in_flight": served.batcher.in_flight}})
+        http.begin_drain()
         with contextlib.suppress(TimeoutError):
             delay = min(settings.drain_delay, settings.grace_period)
             await asyncio.wait_for(self._stop_now.wait(), delay)

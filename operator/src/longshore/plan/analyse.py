@@ -39,7 +39,7 @@ def analyse(observed: Observed, spec: Spec, canary: str, stable: str | None) -> 
         )
     elapsed = telemetry.at - before.looked_at if before.looked_at else 0.0
     new, old = counted[canary], counted[stable]
-    silent = new.unanswered and not new.counted and not new.warming
+    silent = any(side.unanswered and not side.counted and not side.warming for side in (new, old))
     look = Look(
         seconds=elapsed,
         errors=Tick(new.errors, old.errors, elapsed),

@@ -35,7 +35,7 @@ class MetricSource:
     """Where a pod tells what it does, and under which names.
 
     `series` maps our names to those of the runtime, whose values are added up: `requests` (answered, with
-    success or not), `errors` (of them, the server's fault), `slow` (of them, slower than the objective),
+    success or not), `errors` (of them, failed or refused), `slow` (of them, slower than the objective),
     `executions`, `rows`, `queue_seconds`, `compute_seconds`, `request_seconds`, all cumulative; `pending`,
     `in_flight`, `open_streams` as they are now. A name that is missing is not known of this runtime.
     """

@@ -24,7 +24,11 @@ class OnnxRuntime:
         series={
             "requests": (Series("longshore_requests_total"),),
             "succeeded": (Series("nv_inference_request_success"),),
-            "errors": (Series("longshore_requests_failed_total"),),
+            # A request that the stable revision answers and this one refuses counts against it too.
+            "errors": (
+                Series("longshore_requests_failed_total"),
+                Series("longshore_requests_refused_total"),
+            ),
             "slow": (Series("longshore_requests_over_objective_total"),),
             "executions": (Series("nv_inference_exec_count"),),
             "rows": (Series("nv_inference_count"),),

@@ -49,11 +49,7 @@ class Triton:
         path="/metrics",
         series={
             "requests": (Series("nv_inference_request_success"), Series("nv_inference_request_failure")),
-            "errors": (
-                Series("nv_inference_request_failure", label='reason="BACKEND"'),
-                Series("nv_inference_request_failure", label='reason="REJECTED"'),
-            ),
-            "slow": (Series("longshore_requests_over_objective_total"),),
+            "errors": (Series("nv_inference_request_failure"),),
             "executions": (Series("nv_inference_exec_count"),),
             "rows": (Series("nv_inference_count"),),
             "queue_seconds": _request_microseconds("queue"),
