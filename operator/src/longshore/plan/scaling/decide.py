@@ -22,7 +22,8 @@ _ROUNDING = 0.02
 """A need this little above a whole number does not ask for one more pod."""
 
 _TOLERANCE = 0.05
-"""A need this share above what runs is noise that the planned headroom carries."""
+"""A need this share above what runs is noise that the planned headroom carries; one must stay this share
+below a smaller number before it is taken."""
 
 _LOWER_SHARE = 0.2
 """Most of the pods that one step down takes, and at least one."""
@@ -40,6 +41,8 @@ class _Asked:
     pods: float | None
     words: str
     problems: tuple[str, ...]
+    noise: float
+    """Standard deviation of the need over the need, from the number of requests it rests on."""
     blind: bool
     """Whether a signal could not be read: the others may raise the number but not lower it."""
 
@@ -177,7 +180,7 @@ def _ask(
     policy: Policy, state: State, seen: Observation, demand: Demand | None, curve: ServiceCurve | None
 ) -> _Asked:
     if demand is None:
-        return _Asked(None, _silence(state, seen), (), True)
+        return _Asked(None, _silence(state, seen), (), 0.0, True)
     load = Load(
         rate=demand.rate,
         stable=demand.stable,
@@ -196,9 +199,11 @@ def _ask(
     problems = tuple(need.problem for need in needs if need.problem)
     readable = [need for need in needs if need.pods is not None and math.isfinite(need.pods)]
     if not readable:
-        return _Asked(None, "", problems, True)
+        return _Asked(None, "", problems, 0.0, True)
     most = max(readable, key=lambda need: need.pods or 0.0)
-    return _Asked(most.pods, most.words, problems, len(readable) < len(needs))
+    counted = max(demand.stable.rate * demand.stable.seconds, 1.0)
+    noise = 0.0 if demand.before is not None else min(math.sqrt(state.dispersion / counted), 0.1)
+    return _Asked(most.pods, most.words, problems, noise, len(readable) < len(needs))
 
 
 def _silence(state: State, seen: Observation) -> str:
@@ -257,14 +262,14 @@ def _one(
     share = _share(policy, state, seen.revisions, revision, reference)
     exact = asked.pods * share
     need = max(math.ceil(exact - _ROUNDING), revision.floor, 1)
-    if need > current and exact <= current * (1 + _TOLERANCE):
+    if need > current and exact <= current * (1 + _TOLERANCE + asked.noise):
         need = max(current, revision.floor)
     if need >= current:
         return need
     if not ready_to_lower:
         return current
     highest = max((n.pods for n in state.needs), default=asked.pods)
-    low = max(math.ceil(highest * share - _ROUNDING), need)
+    low = max(math.ceil(highest * share * (1 + _TOLERANCE) - _ROUNDING), need)
     return max(min(low, current), current - max(1, int(current * _LOWER_SHARE)), revision.floor)
 
 
