@@ -51,6 +51,12 @@ def until_ready(tools: Tools, name: str, namespace: str, console: Console, secon
     )
 
 
+def is_stalled(tools: Tools, name: str, namespace: str) -> bool:
+    """Tell whether the operator has given up on the current spec."""
+    status = (tools.get("modeldeployment", name, namespace) or {}).get("status", {})
+    return any(c["type"] == "Stalled" and c["status"] == "True" for c in status.get("conditions", ()))
+
+
 def measured(status: dict[str, Any]) -> Table:
     """Draw what the optimizer measured, as status holds it."""
     optimization = status.get("optimization") or {}

@@ -21,7 +21,7 @@ EVERYTHING: dict[str, Any] = {
     },
     "images": {"server": "registry.example/other/server@sha256:" + "0" * 64},
     "watchNamespaces": ["team-a", "team-b"],
-    "store": {"uri": "oci://registry.example/artifacts"},
+    "store": {"uri": "oci://registry.example/artifacts", "secretName": "artifacts"},
     "nodeRegistries": [{"host": "registry.example"}, {"host": "10.0.0.1:5000", "nodeHost": "localhost:5000"}],
     "plainHttpRegistries": ["10.0.0.1:5000"],
     "registry": {
@@ -58,7 +58,12 @@ EVERYTHING: dict[str, Any] = {
     },
     "networkPolicy": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
     "serviceAccount": {"annotations": {"cloud.example/role": "longshore"}},
-    "monitoring": {"serviceMonitor": True, "podMonitor": True, "labels": {"release": "prometheus"}},
+    "monitoring": {
+        "serviceMonitor": True,
+        "podMonitor": True,
+        "prometheus": "http://prometheus:9090",
+        "labels": {"release": "prometheus"},
+    },
     "tests": {"modelUri": "oci://registry.example/models/tiny:1"},
 }
 LEAN: dict[str, Any] = {
@@ -208,6 +213,8 @@ def test_images_come_from_one_place_and_each_can_be_named(helm: Helm) -> None:
     assert settings["LONGSHORE_OPTIMIZER_IMAGE"] == "registry.example/ml/optimizer:1.2.3"
     assert settings["LONGSHORE_SERVER_IMAGE"] == EVERYTHING["images"]["server"]
     assert settings["LONGSHORE_IMAGE_PULL_SECRETS"] == "pull"
+    assert settings["LONGSHORE_STORE_SECRET"] == "artifacts"
+    assert settings["LONGSHORE_PROMETHEUS"] == "http://prometheus:9090"
     assert settings["HTTPS_PROXY"] == "http://proxy.example:3128"
 
 
