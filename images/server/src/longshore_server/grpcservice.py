@@ -94,7 +94,7 @@ class GrpcService:
             handle, streaming = self._find(path)
             timeout = _timeout(headers.get(b"grpc-timeout"))
         except RequestError as error:
-            return Method(None, error=error)
+            return Method(None, error=error, headers=headers)
         return Method(handle, streaming, None, timeout, coding, headers)
 
     def refused(self, stream: Stream, error: RequestError) -> None:

@@ -17,6 +17,7 @@ from longshore_server.errors import GrpcStatus, RequestError
 from longshore_server.headerblocks import HeaderBlocks, Headers
 from longshore_server.http2frames import FRAME, PREFIX, UINT32, Http2Error
 from longshore_server.metrics import Metrics
+from longshore_server.tracing import Answered, Observer
 
 # What this server grants: windows large enough that no upload waits for an update on a fast network.
 FRAME_BYTES = 1 << 20
@@ -32,6 +33,7 @@ _PREFIX_BYTES = 5
 # A message that is slower than this many bytes a second, after the body timeout, is cut off.
 _SLOWEST_MESSAGE = 128 << 10
 _DRAIN_NOTICE = 0.25
+_SERVER_FAULTS = (GrpcStatus.DEADLINE_EXCEEDED, GrpcStatus.INTERNAL, GrpcStatus.UNAVAILABLE)
 
 
 class Method:
@@ -85,12 +87,14 @@ class Stream:
         "messages",
         "method",
         "open_answers",
+        "opened",
         "out",
         "received",
         "reserved",
         "responded",
         "send_window",
         "since",
+        "status",
         "trailers",
     )
 
@@ -114,6 +118,8 @@ class Stream:
         self.out: deque[memoryview] | None = None
         self.trailers: bytes | None = None
         self.since = 0.0
+        self.status = 0
+        self.opened = time.perf_counter() if connection.server.observer is not None else 0.0
 
     def reply(self, parts: tuple[bytes | memoryview, ...]) -> None:
         """Answer a unary call with one message, given in parts."""
@@ -142,6 +148,7 @@ class GrpcServer:
         self.connections: set[GrpcConnection] = set()
         self.message_bytes = 0
         self.draining = False
+        self.observer: Observer | None = None
 
     def __call__(self) -> "GrpcConnection":
         """A protocol for a new connection."""
@@ -635,6 +642,7 @@ class GrpcConnection(asyncio.Protocol):
         """End the answer after what is still to be sent."""
         if stream.cancelled:
             return
+        stream.status = int(error.grpc) if error else 0
         block = h2.error_trailers(error.grpc, error.message) if error else h2.TRAILERS_OK_BLOCK
         if not stream.responded:
             block = h2.RESPONSE_BLOCK + block
@@ -680,6 +688,8 @@ class GrpcConnection(asyncio.Protocol):
 
     def _done(self, stream: Stream) -> None:
         """The answer is written."""
+        if self.server.observer is not None:
+            self._observe(self.server.observer, stream)
         if self._nuisances:
             self._nuisances -= 1
         if not stream.client_done:
@@ -687,6 +697,15 @@ class GrpcConnection(asyncio.Protocol):
             self.transport.write(h2.frame(h2.RST_STREAM, 0, stream.id, UINT32.pack(h2.NO_ERROR)))
         stream.cancelled = True
         self._forget(stream)
+
+    def _observe(self, observer: Observer, stream: Stream) -> None:
+        headers = stream.method.headers
+        path = headers.get(b":path", b"").decode("latin-1")
+        traceparent = headers.get(b"traceparent", b"").decode("latin-1")
+        address = self.transport.get_extra_info("peername")
+        peer = str(address[0]) if address else ""
+        failed = stream.status in _SERVER_FAULTS
+        observer(Answered("grpc", "POST", path, stream.status, failed, stream.opened, peer, traceparent))
 
     def _forget(self, stream: Stream) -> None:
         if self.streams.pop(stream.id, None) is not None:

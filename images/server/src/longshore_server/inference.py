@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import orjson
 
 from longshore_server.cost import CostModel
-from longshore_server.dtypes import BYTES, Array, pack_bytes
+from longshore_server.dtypes import BF16, BYTES, Array, Datatype, bf16_to_float, pack_bytes
 from longshore_server.errors import RequestError, bad_request
 from longshore_server.session import Signature, TensorSpec
 
@@ -37,7 +38,7 @@ class Group:
 class Outputs:
     """What one run gave: the arrays of all outputs, of which each request owns `rows` from `start` on."""
 
-    __slots__ = ("_blobs", "arrays", "batched", "signature")
+    __slots__ = ("_blobs", "_texts", "arrays", "batched", "signature")
 
     def __init__(self, signature: Signature, arrays: Sequence[Array], batched: bool) -> None:
         """`batched`: whether leading dimensions count rows that belong to several requests."""
@@ -45,6 +46,7 @@ class Outputs:
         self.arrays = arrays
         self.batched = batched
         self._blobs: dict[int, tuple[Any, int]] = {}
+        self._texts: dict[int, list[bytes]] = {}
 
     def array(self, index: int, start: int, rows: int) -> Array:
         """One request's part of output `index`, a view."""
@@ -67,6 +69,25 @@ class Outputs:
             return blob  # type: ignore[no-any-return]
         return blob[start * row_bytes : (start + rows) * row_bytes]  # type: ignore[no-any-return]
 
+    def json(self, index: int, start: int, rows: int) -> bytes:
+        """That part as JSON: its flat values between commas. What JSON has no number for becomes null."""
+        datatype = self.signature.outputs[index].datatype
+        if rows == 1 and self.batched and len(self.arrays[index]) > 1 and datatype is not BYTES:
+            texts = self._texts.get(index) or self._row_texts(index)
+            return texts[start]
+        array = self.array(index, start, rows).reshape(-1)
+        if datatype is BYTES:
+            return orjson.dumps(array.tolist())[1:-1]
+        return orjson.dumps(_plain(datatype, array), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+
+    def _row_texts(self, index: int) -> list[bytes]:
+        """The text of each row, all written in one go."""
+        array = self.arrays[index]
+        table = _plain(self.signature.outputs[index].datatype, array.reshape(len(array), -1))
+        texts = orjson.dumps(table, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
+        self._texts[index] = texts
+        return texts
+
     def _blob(self, index: int) -> tuple[Any, int]:
         array = self.arrays[index]
         row_bytes = array.nbytes // array.shape[0] if self.batched and array.shape[0] else 0
@@ -74,6 +95,10 @@ class Outputs:
         blob = array.tobytes() if small else np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         self._blobs[index] = blob, row_bytes
         return blob, row_bytes
+
+
+def _plain(datatype: Datatype, array: Array) -> Array:
+    return np.ascontiguousarray(bf16_to_float(array) if datatype is BF16 else array)
 
 
 class Work:

@@ -7,6 +7,7 @@ Source: "RESTful API", TensorFlow Serving's documentation.
 import base64
 import binascii
 import time
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def _payload(spec: TensorSpec, shape: tuple[int, ...], value: Any) -> Payload:
         flat = [element for part in flat for element in part]
     if spec.datatype is BYTES:
         flat = [_text(spec.name, element) for element in (flat if isinstance(flat, list) else [flat])]
-    return from_json(spec.name, spec.datatype, shape, flat)
+    return from_json(spec.name, spec.datatype, shape, prod(shape), flat)
 
 
 def _text(name: str, element: Any) -> Any:

@@ -16,7 +16,7 @@ from longshore_server.http1 import HttpConnection
 from longshore_server.httphead import Body, RequestHead
 from longshore_server.inference import Admission, Group, Outputs, Payload, Work
 from longshore_server.served import ServedModel
-from longshore_server.values import classify, from_json, to_json
+from longshore_server.values import classify, from_json
 
 _MAX_CACHED_ASKS = 1024
 _MAX_CACHED_JSON_BYTES = 4096
@@ -126,7 +126,11 @@ class V2Rest:
         connection.started = received
         if head.json_length < 0:
             document = _load(body)
-            ask = self._known(document) or self._ask(document, binary=False)
+            known = self._known(document)
+            if known is not None:
+                self._submit(V2Work(*known, received, connection, self))
+                return
+            ask = self._ask(document, binary=False)
             payloads = self._json_payloads(document, ask)
         else:
             ask, payloads = self._binary(body, head.json_length)
@@ -134,25 +138,24 @@ class V2Rest:
 
     # Requests.
 
-    def _known(self, document: dict[str, Any]) -> Ask | None:
-        """The shortest way: a document of inputs only, whose names, datatypes and shapes came before."""
-        if len(document) != 1:
-            return None
+    def _known(self, document: dict[str, Any]) -> tuple[Ask, list[Payload]] | None:
+        """The shortest way: one input and nothing else, whose name, datatype and shape came before."""
         try:
-            key = tuple(
-                (tensor["name"], tensor["datatype"], *tensor["shape"])
-                for tensor in document["inputs"]
-                if len(tensor) == 4
-            )
+            (tensor,) = document["inputs"]
+            if len(document) != 1 or len(tensor) != 4:
+                return None
+            key = (tensor["name"], tensor["datatype"], *tensor["shape"])
             ask = self._asks.get(key)
-            if ask is None and len(key) == len(document["inputs"]):
+            if ask is None:
                 ask = self._ask(document, binary=False)
                 if len(self._asks) >= _MAX_CACHED_ASKS:
                     self._asks.clear()
                 self._asks[key] = ask
-        except (TypeError, KeyError):
-            return None
-        return ask if len(key) == len(document["inputs"]) else None
+            slot = ask.slots[0]
+            spec = self._admission.signature.inputs[slot.index]
+            return ask, [from_json(spec.name, spec.datatype, tensor["shape"], slot.count, tensor["data"])]
+        except (TypeError, ValueError, KeyError):
+            return None  # said properly by the longer way
 
     def _json_payloads(self, document: dict[str, Any], ask: Ask) -> list[Payload]:
         inputs = document["inputs"]
@@ -201,7 +204,7 @@ class V2Rest:
         tensor = next(tensor for tensor in inputs if tensor["name"] == spec.name)
         if "data" not in tensor:
             raise bad_request(f"input {spec.name!r} has no data")
-        return from_json(spec.name, spec.datatype, tensor["shape"], tensor["data"])
+        return from_json(spec.name, spec.datatype, tensor["shape"], slot.count, tensor["data"])
 
     def _raw(self, slot: Slot, raw: Body) -> Payload:
         spec = self._admission.signature.inputs[slot.index]
@@ -308,8 +311,8 @@ class V2Rest:
             shape = outputs.shape(index, rows)
             if not wishes[0].binary:
                 prefix = ask.prefixes.get(shape) or self._json_prefix(ask, shape)
-                data = to_json(outputs.signature.outputs[index].datatype, outputs.array(index, start, rows))
-                work.connection.answer_json_bytes(b"%b%b}]}" % (prefix, data))
+                data = outputs.json(index, start, rows)
+                work.connection.answer_json_bytes(b"%b[%b]}]}" % (prefix, data))
                 return
             if outputs.signature.outputs[index].datatype is not BYTES:
                 raw = outputs.raw(index, start, rows)
@@ -363,17 +366,17 @@ class V2Rest:
                     "shape": [*shape[:-1], len(labels) // leading if leading else 0],
                 }
                 raw = pack_bytes(labels) if wish.binary else b""
-                text = b"" if wish.binary else orjson.dumps(labels)
+                text = b"" if wish.binary else orjson.dumps(labels)[1:-1]
             elif wish.binary:
                 raw = outputs.raw(wish.index, start, rows)
             else:
-                text = to_json(spec.datatype, outputs.array(wish.index, start, rows))
+                text = outputs.json(wish.index, start, rows)
             if wish.binary:
                 tensor["parameters"] = {"binary_data_size": len(raw)}
                 blobs.append(raw)
                 texts.append(orjson.dumps(tensor))
             else:
-                texts.append(orjson.dumps(tensor)[:-1] + b',"data":' + text + b"}")
+                texts.append(orjson.dumps(tensor)[:-1] + b',"data":[' + text + b"]}")
         document = self._envelope(ask) + b",".join(texts) + b"]}"
         if not blobs:
             work.connection.answer_json_bytes(document)

@@ -2,23 +2,21 @@
 
 from array import array
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
-import orjson
 
 from longshore_server.dtypes import BF16, Array, Datatype, Kind, bf16_to_float, float_to_bf16
 from longshore_server.errors import bad_request
-from longshore_server.inference import Payload
 
 _FLATTEN_DEPTH = 32
 
 
-def from_json(name: str, datatype: Datatype, shape: Sequence[int], data: Any) -> Payload:
+def from_json(name: str, datatype: Datatype, shape: Sequence[int], count: int, data: Any) -> Any:
     """Raw values of `data`, a flat or nested list (or a bare value for shape []).
 
-    Raises `RequestError` when a value does not fit the datatype or their number does not fit `shape`.
+    Raises `RequestError` when a value does not fit the datatype or their number is not `count`, the product
+    of `shape`.
     """
     if not isinstance(data, list):
         data = [data]
@@ -26,14 +24,12 @@ def from_json(name: str, datatype: Datatype, shape: Sequence[int], data: Any) ->
         payload = _convert(datatype, data)
     except (TypeError, ValueError, OverflowError) as error:
         raise bad_request(f"input {name!r} has a value that is no {datatype.name}: {error}") from None
-    if len(payload) != prod(shape):
-        raise bad_request(
-            f"input {name!r} has {len(payload)} values, its shape {list(shape)} wants {prod(shape)}"
-        )
+    if len(payload) != count:
+        raise bad_request(f"input {name!r} has {len(payload)} values, its shape {list(shape)} wants {count}")
     return payload
 
 
-def _convert(datatype: Datatype, data: list[Any]) -> Payload:
+def _convert(datatype: Datatype, data: list[Any]) -> Any:
     if datatype.typecode:
         try:
             return array(datatype.typecode, data)
@@ -64,21 +60,6 @@ def _flat(data: list[Any]) -> list[Any]:
             break
         data = [value for part in data for value in part]
     raise ValueError("lists and values are mixed")
-
-
-def to_json(datatype: Datatype, values: Array) -> bytes:
-    """JSON text of a flat list of `values`. What JSON has no number for (NaN, infinity) becomes null."""
-    flat = values.reshape(-1)
-    if datatype.kind is Kind.STRING:
-        return orjson.dumps(flat.tolist())
-    if datatype is BF16:
-        flat = bf16_to_float(flat)
-    return orjson.dumps(np.ascontiguousarray(flat), option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def to_python(datatype: Datatype, values: Array) -> Any:
-    """Nested lists of `values`; NaN and infinity stay floats."""
-    return (bf16_to_float(values) if datatype is BF16 else values).tolist()
 
 
 def classify(datatype: Datatype, values: Array, count: int) -> list[str]:

@@ -1,0 +1,292 @@
+"""`python -m bench.server`: the server against Triton, MLServer, KServe and LitServe, one core each side.
+
+The measured pairs alternate in short turns, and the median of the turns' ratios counts, so that what else the
+machine does meets both sides alike.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from bench.common import Report, Row
+from bench.server import load, servers
+from bench.server.load import Ask, Result
+from bench.server.servers import Running
+from tests.server import models
+
+# The Python-based onnxruntime backend is slower than Triton's native one by these factors, so what is
+# measured against it must be better by them: HTTP 23.4k / 14.2k, gRPC 37.2k / 25.0k requests a second on
+# the small model.
+HTTP_FACTOR, GRPC_FACTOR = 1.65, 1.49
+TYPICAL_START = 0.3
+
+CONFIG = """name: "{name}"
+backend: "onnxruntime"
+max_batch_size: 64
+input [{{ name: "x" data_type: TYPE_FP32 dims: [{inputs}] }}]
+output [{{ name: "y" data_type: TYPE_FP32 dims: [{outputs}] }}]
+dynamic_batching {{}}
+instance_group [{{ kind: KIND_CPU count: 1 }}]
+"""
+
+
+class Bench:
+    def __init__(self, work: Path, seconds: float, turns: int, soak: float, open_loop: float) -> None:
+        self.work = work
+        self.seconds = seconds
+        self.turns = turns
+        self.soak = soak
+        self.open_loop = open_loop
+        self.rows: list[Row] = []
+        self.figures: dict[str, float] = {}
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        Report("server", tuple(self.rows)).print()
+
+    def model(self, name: str, sizes: tuple[int, ...]) -> Path:
+        directory = self.work / name
+        if not directory.exists():
+            models.mlp(directory, sizes)
+            self.repository(name, directory, sizes[0], sizes[-1])
+        return directory
+
+    def wide(self, name: str, size: int) -> Path:
+        """One cheap operator on a long row: what is measured is how tensors travel."""
+        from onnx import TensorProto, helper
+
+        directory = self.work / name
+        if not directory.exists():
+            nodes = [helper.make_node("Relu", ["x"], ["y"])]
+            float32 = TensorProto.FLOAT
+            models.save(directory, nodes, [("x", float32, ["N", size])], [("y", float32, ["N", size])])
+            self.repository(name, directory, size, size)
+        return directory
+
+    def repository(self, name: str, directory: Path, inputs: int, outputs: int) -> None:
+        version = self.work / f"{name}-repository" / name / "1"
+        version.mkdir(parents=True)
+        (version / "model.onnx").write_bytes((directory / "model.onnx").read_bytes())
+        config = CONFIG.format(name=name, inputs=inputs, outputs=outputs)
+        (version.parent / "config.pbtxt").write_text(config)
+
+    @contextmanager
+    def pair(self, name: str, directory: Path) -> Iterator[tuple[Running, Running]]:
+        with (
+            servers.longshore(directory, name) as ours,
+            servers.triton(self.work / f"{name}-repository") as theirs,
+        ):
+            yield ours, theirs
+
+    def ratio(self, pair: tuple[Running, Running], ask: Ask, connections: int) -> tuple[float, float, float]:
+        """Median ratio of requests a second, and the medians of both sides."""
+        ratios, mine, other = [], [], []
+        for one in pair:
+            load.run(one, ask, connections, 0.5)
+        for _ in range(self.turns):
+            ours, theirs = (load.run(one, ask, connections, self.seconds) for one in pair)
+            if ours.bad or theirs.bad:
+                raise RuntimeError(f"{ours.bad} and {theirs.bad} requests failed")
+            ratios.append(ours.rps / theirs.rps)
+            mine.append(ours.rps)
+            other.append(theirs.rps)
+        return statistics.median(ratios), statistics.median(mine), statistics.median(other)
+
+    def small(self) -> None:
+        directory = self.model("small", (16, 32, 32, 8))
+        array = load.sample((1, 16))
+        asks = {
+            "json": (load.json_ask("small", array), HTTP_FACTOR, 2.5, 4.0),
+            "binary": (load.binary_ask("small", array), HTTP_FACTOR, 3.0, 4.5),
+            "grpc": (load.grpc_ask("small", array), GRPC_FACTOR, 1.0, 1.5),
+        }
+        with self.pair("small", directory) as pair:
+            for kind, (ask, factor, target, stretch) in asks.items():
+                ratio, ours, theirs = self.ratio(pair, ask, 64)
+                self.figures[f"{kind}64"] = ours
+                note = (
+                    f"{ours:,.0f} against {theirs:,.0f} requests a second, its {theirs:,.0f} counted as "
+                    f"{theirs * factor:,.0f}; stretch {stretch}"
+                )
+                self.add(Row(f"small-{kind}-64-vs-triton", round(ratio / factor, 2), "x", ">=", target, note))
+            for kind, (ask, *_) in asks.items():
+                p50s = [[load.run(one, ask, 1, self.seconds).p50 for one in pair] for _ in range(self.turns)]
+                ours, theirs = (statistics.median(column) for column in zip(*p50s, strict=True))
+                row = Row(
+                    f"one-connection-{kind}-p50",
+                    round(ours, 1),
+                    "us",
+                    "<=",
+                    round(theirs, 1),
+                    "target: Triton's",
+                )
+                self.add(row)
+        for kind, (ask, *_) in asks.items():
+            self.tail(kind, ask, directory)
+
+    def tail(self, kind: str, ask: Ask, directory: Path) -> None:
+        """p99 of an open loop at 70 % of the own peak, and Triton's at the same rate."""
+        rate = 0.7 * self.figures[f"{kind}64"]
+        with servers.longshore(directory, "small") as server:
+            ours = load.run(server, ask, 64, self.open_loop, rate)
+        with servers.triton(self.work / "small-repository") as server:
+            theirs = load.run(server, ask, 64, self.open_loop, rate)
+        note = f"{rate:,.0f} a second for {self.open_loop:g} s; Triton answered {theirs.rps:,.0f} of them"
+        row = Row(
+            f"open-loop-{kind}-p99", round(ours.p99 / 1e3, 2), "ms", "<=", round(theirs.p99 / 1e3, 2), note
+        )
+        self.add(row)
+
+    def compute_bound(self) -> None:
+        directory = self.model("heavy", (512, 1408, 1408, 1408, 512))
+        megabytes = (directory / "model.onnx").stat().st_size / 1e6
+        ask = load.binary_ask("heavy", load.sample((1, 512)))
+        raw = self.raw_runtime(directory)
+        with self.pair("heavy", directory) as pair:
+            ratio, ours, theirs = self.ratio(pair, ask, 64)
+        note = f"{megabytes:.0f} MB, {ours:,.0f} against {theirs:,.0f} requests a second"
+        self.add(Row("compute-bound-64-vs-triton", round(ratio / HTTP_FACTOR, 2), "x", ">=", 1.3, note))
+        note = f"ONNX Runtime alone, best batch of 1 to 64: {raw:,.0f} rows a second"
+        self.add(Row("compute-bound-64-vs-runtime", round(ours / raw, 2), "x", ">=", 0.75, note))
+
+    def raw_runtime(self, directory: Path) -> float:
+        """Rows a second of the runtime alone, in its best batch, on the server's core."""
+        code = (
+            "import os,sys,time\nos.environ['ORT_DISABLE_TELEMETRY']='1'\n"
+            "import numpy as np,onnxruntime as ort\n"
+            "o=ort.SessionOptions();o.intra_op_num_threads=1\ns=ort.InferenceSession(sys.argv[1],o)\nbest=0\n"
+            "for b in (1,4,8,16,32,64):\n x=np.random.rand(b,512).astype('f4')\n s.run(None,{'x':x})\n"
+            " t=time.perf_counter();n=0\n while time.perf_counter()-t<1: s.run(None,{'x':x});n+=b\n"
+            " best=max(best,n/(time.perf_counter()-t))\nprint(best)"
+        )
+        import subprocess
+
+        command = [
+            *servers.PRIORITY,
+            "taskset",
+            "-c",
+            servers.SERVER_CORE,
+            sys.executable,
+            "-c",
+            code,
+            str(directory / "model.onnx"),
+        ]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    def large_tensors(self) -> None:
+        directory = self.wide("wide", 150_000)
+        ask = load.binary_ask("wide", load.sample((1, 150_000)))
+        with self.pair("wide", directory) as pair:
+            ratio, ours, theirs = self.ratio(pair, ask, 8)
+        note = f"{ours:,.0f} against {theirs:,.0f} requests a second of 600 KB each way"
+        self.add(Row("600kb-8-vs-triton", round(ratio / HTTP_FACTOR, 2), "x", ">=", 4.0, note))
+
+    def python_servers(self) -> None:
+        directory = self.model("small", (16, 32, 32, 8))
+        array = load.sample((1, 16))
+        v2, lit = load.json_ask("small", array), load.json_ask("small", array, "/predict")
+        file = directory / "model.onnx"
+        starts: dict[str, tuple[Callable[[Path], AbstractContextManager[Running]], Ask]] = {
+            "mlserver": (servers.mlserver, v2),
+            "kserve": (servers.kserve, v2),
+            "litserve": (servers.litserve, lit),
+        }
+        for name, (start, ask) in starts.items():
+            with servers.longshore(directory, "small") as ours, start(file) as theirs:
+                found: list[float] = []
+                rates: list[tuple[Result, Result]] = []
+                for _ in range(self.turns):
+                    mine = load.run(ours, load.json_ask("small", array), 64, self.seconds)
+                    other = load.run(theirs, ask, 64, self.seconds)
+                    rates.append((mine, other))
+                    found.append(mine.rps / max(other.rps, 1e-9))
+            note = f"{rates[-1][0].rps:,.0f} against {rates[-1][1].rps:,.0f} requests a second, JSON"
+            self.add(
+                Row(f"small-json-64-vs-{name}", round(statistics.median(found), 1), "x", ">=", 10.0, note)
+            )
+
+    def start_and_memory(self) -> None:
+        directory = self.model("small", (16, 32, 32, 8))
+        found = []
+        for _ in range(5):
+            with servers.longshore(directory, "small") as server:
+                found.append(server.started)
+                time.sleep(1)
+                memory = server.pss_mb()
+        self.add(Row("start-to-ready", round(statistics.median(found), 3), "s", "<=", TYPICAL_START))
+        self.add(Row("memory-at-rest", round(memory, 1), "MB", "<=", 80.0, "PSS, small model, gRPC on"))
+
+    def overload(self) -> None:
+        directory = self.model("heavy", (512, 1408, 1408, 1408, 512))
+        ask = load.binary_ask("heavy", load.sample((1, 512)))
+        with servers.longshore(directory, "heavy", "--queue-size", "256") as server:
+            peak = load.run(server, ask, 64, 2 * self.seconds).rps
+            calm = server.pss_mb()
+            flood = load.run(server, ask, 1024, 4 * self.seconds, 3 * peak)
+            after = server.pss_mb()
+        note = f"{flood.rps:,.0f} good answers a second of {3 * peak:,.0f} asked; {flood.bad:,} refused"
+        self.add(Row("overload-goodput", round(flood.rps / peak, 2), "x", ">=", 0.9, note))
+        self.add(Row("overload-memory-growth", round(after - calm, 1), "MB", "<=", 64.0, "1,024 connections"))
+
+    def soak_run(self) -> None:
+        directory = self.model("small", (16, 32, 32, 8))
+        ask = load.binary_ask("small", load.sample((1, 16)))
+        with servers.longshore(directory, "small") as server:
+            load.run(server, ask, 64, 5)
+            peak = load.run(server, ask, 64, self.seconds).rps
+            load.run(server, ask, 64, max(self.soak * 0.1, 5), peak / 2)
+            before = server.pss_mb()
+            result = load.run(server, ask, 64, self.soak, peak / 2)
+            growth = server.pss_mb() - before
+        note = f"{self.soak:g} s at {peak / 2:,.0f} a second, {result.good:,} answered, {result.bad} failed"
+        self.add(Row("soak-memory-growth", round(growth, 2), "MB", "<=", 2.0, note))
+        self.add(Row("soak-failures", float(result.bad), "requests", "==", 0.0, note))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.server", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one turn")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--open-loop", type=float, default=60.0, help="seconds of each open loop")
+    parser.add_argument("--soak", type=float, default=3600.0, help="seconds")
+    parser.add_argument("--only", default="", help="parts, comma separated")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        bench = Bench(Path(work), options.seconds, options.turns, options.soak, options.open_loop)
+        parts = {
+            "small": bench.small,
+            "compute": bench.compute_bound,
+            "large": bench.large_tensors,
+            "python": bench.python_servers,
+            "start": bench.start_and_memory,
+            "overload": bench.overload,
+            "soak": bench.soak_run,
+        }
+        wanted = options.only.split(",") if options.only else list(parts)
+        for name in wanted:
+            try:
+                parts[name]()
+            except (RuntimeError, OSError) as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                bench.add(Row(f"{name}-did-not-run", None, "", "==", 0.0, str(error)[:300]))
+    summary = (
+        "The server on one core, the client on the other, both at real-time priority where it is allowed.",
+        "Pairs alternate in short turns, and the median of the turns' ratios counts.",
+        f"Triton is nvidia-pytriton's with a Python-based onnxruntime backend: its figures are multiplied by "
+        f"{HTTP_FACTOR} (HTTP) and {GRPC_FACTOR} (gRPC), the native backend's lead over it.",
+    )
+    environment = {"numpy": np.__version__, "turnSeconds": options.seconds, "turns": options.turns}
+    path = Report("server", tuple(bench.rows), environment, summary).write()
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Builds and runs the load generator, and makes what it sends."""
+
+import hashlib
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from longshore_server.messages import Messages
+
+from bench.server.servers import CACHE, CLIENT_CORE, HERE, PRIORITY, Running
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run of the generator saw; latencies in microseconds, `cpu` in seconds of the server."""
+
+    good: int
+    bad: int
+    rps: float
+    p50: float
+    p99: float
+    dropped: int
+    waiting: int
+    cpu: float
+
+    @property
+    def per_cpu_second(self) -> float:
+        """Requests for each second of the server's processor time: what a core of its own would do."""
+        return self.good / self.cpu if self.cpu else 0.0
+
+
+def binary() -> Path:
+    source = HERE / "load.c"
+    built = CACHE / f"load-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
+    if not built.exists():
+        subprocess.run(["gcc", "-O2", "-o", str(built), str(source), "-lm"], check=True)
+    return built
+
+
+def run(server: Running, ask: "Ask", connections: int, seconds: float, rate: float = 0.0) -> Result:
+    port = server.grpc if ask.mode == "grpc" else server.http
+    before = server.cpu_seconds()
+    command = [*PRIORITY, "taskset", "-c", CLIENT_CORE, str(binary()), ask.mode, str(port), str(connections)]
+    done = subprocess.run(
+        [*command, str(seconds), str(rate), str(ask.file)],
+        capture_output=True,
+        text=True,
+        timeout=seconds + 60,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the load generator failed: {done.stderr.strip()}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    keys = ("good", "bad", "rps", "p50", "p99", "dropped", "waiting")
+    return Result(**{key: found[key] for key in keys}, cpu=server.cpu_seconds() - before)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request in a file, as it goes over the wire (HTTP), or as a message (gRPC)."""
+
+    mode: str
+    file: Path
+
+
+def json_ask(name: str, array: Any, path: str = "") -> Ask:
+    document = {"inputs": [_tensor(array) | {"data": [round(float(value), 3) for value in array.ravel()]}]}
+    return _http(f"{name}-json", path or f"/v2/models/{name}/infer", orjson.dumps(document))
+
+
+def binary_ask(name: str, array: Any) -> Ask:
+    document = {
+        "inputs": [_tensor(array) | {"parameters": {"binary_data_size": array.nbytes}}],
+        "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
+    }
+    text = orjson.dumps(document)
+    extra = f"Inference-Header-Content-Length: {len(text)}\r\n"
+    return _http(f"{name}-binary", f"/v2/models/{name}/infer", text + array.tobytes(), extra)
+
+
+def grpc_ask(name: str, array: Any) -> Ask:
+    request = Messages().type("inference.ModelInferRequest")(model_name=name)
+    request.inputs.add(name="x", datatype="FP32", shape=array.shape)
+    request.raw_input_contents.append(array.tobytes())
+    return Ask("grpc", _store(f"{name}-grpc", request.SerializeToString()))
+
+
+def _tensor(array: Any) -> dict[str, Any]:
+    return {"name": "x", "shape": list(array.shape), "datatype": "FP32"}
+
+
+def _http(name: str, path: str, body: bytes, extra: str = "") -> Ask:
+    kind = "application/octet-stream" if extra else "application/json"
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n{extra}"
+    return Ask("http", _store(name, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body))
+
+
+def _store(name: str, content: bytes) -> Path:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    path = CACHE / f"{name}.request"
+    path.write_bytes(content)
+    return path
+
+
+def sample(shape: tuple[int, ...]) -> Any:
+    return np.random.default_rng(1).random(shape, np.float32)
