@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,16 +15,18 @@ from longshore_optimizer.candidates import Bench, Subject
 from longshore_optimizer.convert.protocol import Converted
 from longshore_optimizer.convert.run import convert
 from longshore_optimizer.data import Dataset, read
-from longshore_optimizer.decide import Decision, Rules, Trial, decide, is_better, missed_limit, refuse
+from longshore_optimizer.decide import Decision, Rules, Trial, decide, gate, is_better, missed_limit, refuse
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch import content
+from longshore_optimizer.fetch.protobuf import Outline
 from longshore_optimizer.measure import cpu
-from longshore_optimizer.measure.process import WorkerError
+from longshore_optimizer.measure.process import WorkerError, WorkerProcess
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
 from longshore_optimizer.result import Result, write
 from longshore_optimizer.statistics import smallest_sample
 from longshore_optimizer.techniques.base import Proposal, TargetFacts
+from longshore_optimizer.techniques.build import Built
 from longshore_optimizer.techniques.registry import propose
 from longshore_optimizer.verify import Runnable, check_runnable
 
@@ -110,6 +112,8 @@ def to_onnx(request: Request, reporter: Reporter) -> Prepared:
     conversion = None
     if source.container == content.ONNX:
         outline = modeldir.copy_onnx(source.path, directory)
+        if ("ai.onnx.ml", "ZipMap") in outline.operators:
+            outline = _without_zip_map(target, request)
     else:
         reporter.stage("Convert", f"converting {source.format.value} to ONNX")
         samples = _first_file(request.calibration or request.evaluation)
@@ -117,6 +121,24 @@ def to_onnx(request: Request, reporter: Reporter) -> Prepared:
         outline = modeldir.check_onnx(target)
     runnable = check_runnable(target, outline, request.cores)
     return Prepared(target, runnable, source.format.value, conversion)
+
+
+def _without_zip_map(target: Path, request: Request) -> Outline:
+    """Replace maps in the outputs, which no inference protocol carries, by the tensors they were made
+    from."""
+    plain = target.with_name("plain.onnx")
+    with WorkerProcess(request.cores) as worker:
+        worker.ask(
+            Built,
+            600,
+            operation="build",
+            technique="RemoveZipMap",
+            model=str(target),
+            out=str(plain),
+            scratch=str(target.parent),
+        )
+    plain.replace(target)
+    return modeldir.check_onnx(target)
 
 
 def _first_file(path: Path | None) -> Path | None:
@@ -211,7 +233,7 @@ def _try_all(
     reserve = request.seconds * _RESERVE
     tried: list[Trial] = []
     total = min(len(proposals), request.trials)
-    for number, proposal in enumerate(proposals):
+    for number, proposal in enumerate(_planned(proposals, tried, rules)):
         if number >= request.trials:
             tried.append(
                 refuse(Trial(proposal), f"budget.trials ({request.trials}) is used up", Verdict.SKIPPED)
@@ -225,6 +247,20 @@ def _try_all(
         tried.append(trial)
         reporter.trial(trial)
     return tried
+
+
+def _planned(proposals: tuple[Proposal, ...], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:
+    """Give the proposals in order, escalations last and only where what they mend has failed the gate."""
+    yield from (p for p in proposals if p.after is None)
+    for proposal in proposals:
+        mended = next((t for t in tried if t.proposal.name == proposal.after), None)
+        if (
+            rules.max_drop is not None
+            and mended is not None
+            and mended.alive
+            and not gate(mended, rules).alive
+        ):
+            yield proposal
 
 
 def _measure(original: Trial, tried: list[Trial], bench: Bench, reporter: Reporter) -> list[Trial]:

@@ -24,6 +24,7 @@ from longshore_optimizer.data import TensorSpec
 from longshore_optimizer.decide import Decision, Trial
 from longshore_optimizer.fetch.sink import disk_problem
 from longshore_optimizer.measure import cpu
+from longshore_optimizer.report import html, markdown
 from longshore_optimizer.request import Request
 from longshore_optimizer.techniques.base import ModelFacts
 from longshore_optimizer.verify import Runnable
@@ -125,6 +126,9 @@ def write(result: Result) -> Manifest:
             staging.mkdir(mode=0o755)
             modeldir.copy_onnx(result.chosen_path, staging)
             (staging / MANIFEST_NAME).write_text(manifest.model_dump_json(by_alias=True, indent=2) + "\n")
+            if result.request.optimize:
+                (staging / "report.md").write_text(markdown.render(manifest, result.notes))
+                (staging / "report.html").write_text(html.render(manifest, result.notes))
             _publish(staging, out)
     except OSError as error:
         raise disk_problem(error, f"the artifact in {out}") from error

@@ -47,12 +47,17 @@ class TargetFacts:
 
 @dataclass(frozen=True)
 class Proposal:
-    """One candidate to build. A `lossless` one computes the same function up to rounding."""
+    """One candidate to build. A `lossless` one computes the same function up to rounding.
+
+    One with `after` is an escalation: it is tried only where the candidate of that name lost too much
+    quality.
+    """
 
     name: str
     technique: TechniqueName
     parameters: dict[str, Any] = field(default_factory=dict)
     lossless: bool = False
+    after: str | None = None
 
 
 @dataclass(frozen=True)

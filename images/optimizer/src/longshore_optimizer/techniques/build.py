@@ -19,6 +19,7 @@ def build(request: Request) -> None:
     """Apply the technique that the request names; raises whatever it raises."""
     from longshore_optimizer.techniques.prepare import prepare
     from longshore_optimizer.techniques.registry import TECHNIQUES
+    from longshore_optimizer.techniques.zip_map import remove_zip_map
 
     out = Path(request["out"])
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +35,8 @@ def build(request: Request) -> None:
     )
     if request["technique"] == "Prepare":
         prepare(work)
+    elif request["technique"] == "RemoveZipMap":
+        remove_zip_map(work)
     else:
         TECHNIQUES[TechniqueName(request["technique"])].apply(work)
     if not out.is_file():

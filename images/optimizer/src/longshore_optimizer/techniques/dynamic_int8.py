@@ -1,6 +1,7 @@
 """Dynamic quantization: weights in 8 bits, activations quantized as they come; needs no data."""
 
 from longshore.api.optimize import TechniqueName
+from onnx import TensorProto
 
 from longshore_optimizer.techniques import onnxfile
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work
@@ -53,7 +54,8 @@ class DynamicInt8:
 
         model = onnxfile.load(work.model)
         staged = work.scratch / f"{work.out.stem}-quantized.onnx"
-        options = {"MatMulConstBOnly": True, "EnableSubgraph": False}
+        # Operators of other domains leave tensors without an inferred type; activations are float32 there.
+        options = {"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT}
         quantize_dynamic(
             model,
             staged,

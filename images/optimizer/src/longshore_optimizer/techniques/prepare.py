@@ -24,7 +24,17 @@ def prepare(work: Work) -> None:
     model = onnxfile.load(work.model)
     model = upgrade(model)
     model = slim(model)
+    name_nodes(model)
     onnxfile.save(infer(model), work.out)
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own; techniques speak of nodes by name."""
+    seen: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}.{number}"
+        seen.add(node.name)
 
 
 def upgrade(model: onnx.ModelProto) -> onnx.ModelProto:

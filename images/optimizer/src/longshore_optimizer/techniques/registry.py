@@ -10,9 +10,10 @@ from longshore_optimizer.techniques.dynamic_int8 import DynamicInt8
 from longshore_optimizer.techniques.float16 import Float16
 from longshore_optimizer.techniques.graph import Graph
 from longshore_optimizer.techniques.static_int8 import StaticInt8
+from longshore_optimizer.techniques.weight_only import WeightOnly
 
 TECHNIQUES: dict[TechniqueName, Technique] = {
-    t.name: t for t in (Graph(), StaticInt8(), DynamicInt8(), Float16())
+    t.name: t for t in (Graph(), StaticInt8(), DynamicInt8(), WeightOnly(), Float16())
 }
 
 

@@ -2,10 +2,15 @@
 
 import numpy as np
 from longshore.api.optimize import TechniqueName
+from onnx import TensorProto
 
-from longshore_optimizer.techniques import calibration, onnxfile
+from longshore_optimizer.techniques import calibration, onnxfile, sensitivity
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work
 from longshore_optimizer.techniques.prepare import LEAST_OPSET
+
+_SHARES = (0.05, 0.15, 0.35)
+"""Shares of the most sensitive layers that escalation keeps in float32, where the full int8 model loses
+too much."""
 
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
@@ -44,7 +49,21 @@ class StaticInt8:
             ("static-int8-mse", {"calibrator": "mse"}),
             ("static-int8-per-tensor", {"perChannel": False}),
         )
-        return tuple(Proposal(name, self.name, base | changed) for name, changed in variants)
+        proposals = [Proposal(name, self.name, base | changed) for name, changed in variants]
+        for share in _SHARES:
+            parameters = base | {"operators": "heavy", "excludeShare": share}
+            name = f"static-int8-without-{share * 100:.0f}"
+            proposals.append(Proposal(name, self.name, parameters, after="static-int8"))
+        return tuple(proposals)
+
+    @staticmethod
+    def _excluded(work: Work, ranges: dict[str, tuple[float, float]]) -> list[str]:
+        """Nodes to leave in float32: the share of the most sensitive ones that the parameters ask for."""
+        share = float(work.parameters.get("excludeShare", 0.0))
+        if not share or work.calibration is None:
+            return []
+        ranked = sensitivity.rank(work.model, work.calibration, ranges, work.scratch, work.threads)
+        return ranked[: max(1, round(share * len(ranked)))]
 
     def apply(self, work: Work) -> None:
         """Quantize with ranges from the calibration data."""
@@ -71,9 +90,9 @@ class StaticInt8:
             types[str(work.parameters["activations"])],
             TensorsData(CalibrationMethod.MinMax, data),
             [],
-            list(work.parameters.get("exclude", ())),
+            self._excluded(work, chosen),
             operators,
-            {"MatMulConstBOnly": True, "QDQDisableWeightAdjustForInt32Bias": False},
+            {"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
         )
         quantizer.quantize_model()
         model = quantizer.model.model

@@ -1,0 +1,53 @@
+"""The report as Markdown."""
+
+from collections.abc import Sequence
+
+from longshore.artifact.manifest import Manifest
+
+from longshore_optimizer.report import words
+
+_COLUMNS = ("candidate", "metric", "drop", "drop ≤", "p50", "p95", "speed", "size", "verdict", "why")
+
+
+def render(manifest: Manifest, notes: Sequence[str] = ()) -> str:
+    """Write the report; text from the model or from libraries is escaped."""
+    front = words.on_front(manifest)
+    lines = ["# What the optimizer measured", "", words.summary(manifest), ""]
+    lines += [f"- {note}" for note in notes] + ([""] if notes else [])
+    lines += [_row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
+    for c in manifest.candidates:
+        name = f"**{c.name}**" if c.name == manifest.chosen else c.name
+        lines.append(
+            _row(
+                [
+                    name + (" ◆" if c.name in front else ""),
+                    words.number(c.metric),
+                    words.number(c.drop),
+                    words.number(c.drop_upper),
+                    words.milliseconds(c.p50_ms),
+                    words.milliseconds(c.p95_ms),
+                    words.speed(manifest, c),
+                    words.size(c.size_bytes),
+                    c.verdict.value,
+                    c.reason,
+                ]
+            )
+        )
+    lines += [
+        "",
+        "◆ on the Pareto front over drop bound, p95 and size. Latencies at batch 1, in interleaved rounds.",
+    ]
+    environment = manifest.environment
+    lines += [
+        "",
+        f"- input `{manifest.input.sha256}` ({manifest.input.format})",
+        f"- output `{manifest.output.sha256}` ({words.size(manifest.output.size_bytes)})",
+        f"- seed {environment.seed}, CPU limit {words.number(environment.cpus)}, "
+        + ", ".join(f"{k} {v}" for k, v in sorted(environment.versions.items())),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
