@@ -113,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 @pytest.mark.parametrize("spec", [IMAGE, FETCHED, SPEC, PRIVATE])
 def test_every_pod_runs_restricted_and_without_a_token(spec: Any) -> None:
-    built = serving(spec) + [job()]
+    built = [*serving(spec), job()]
     pods = [obj["spec"]["template"]["spec"] for obj in built if obj["kind"] in ("Deployment", "Job")]
     assert pods
     for pod in pods:
