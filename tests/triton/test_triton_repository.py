@@ -192,6 +192,12 @@ class TestEnsemble:
         assert [t.name for t in ensemble.output] == ["y"]
         assert [s.model_name for s in ensemble.ensemble_scheduling.step] == ["preprocess", "model"]
 
+    def test_a_deployment_called_like_a_step_is_told(self, tmp_path: Path) -> None:
+        for name in ("preprocess", "model"):
+            identity(tmp_path / "artifact" / name / "1")
+        with pytest.raises(StartError, match="rename the ModelDeployment"):
+            plan_repository(tmp_path / "artifact", Wanted(name="model"), HAS)
+
     @pytest.mark.parametrize(
         ("change", "says"),
         [

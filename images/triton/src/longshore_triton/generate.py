@@ -1,7 +1,5 @@
 """Builds the model configuration from a signature and what the operator asks for."""
 
-from collections.abc import Iterable
-
 from longshore_triton import modelconfig
 from longshore_triton.curve import BatchPlan
 from longshore_triton.errors import StartError
@@ -55,8 +53,9 @@ def generate(
     add_accelerator(config, wanted)
     if wanted.cache_bytes:
         config.response_cache.enable = True
-    if wanted.warmup and facts.sizes is not None:
-        add_warmup(config, signature, facts.sizes, wanted.warmup, batches, controls)
+    # Warm-up goes past the sequence batcher, so the control inputs would be missing.
+    if wanted.warmup and facts.sizes is not None and not wanted.sequence:
+        add_warmup(config, signature, facts.sizes, wanted.warmup, batches)
     return config
 
 
@@ -166,14 +165,7 @@ def add_sequence(config: ModelConfig, wanted: WantedSequence, signature: Signatu
         batching.direct.SetInParent()
 
 
-def add_warmup(
-    config: ModelConfig,
-    signature: Signature,
-    sizes: int,
-    count: int,
-    batches: BatchPlan,
-    controls: Iterable[str] = (),
-) -> None:
+def add_warmup(config: ModelConfig, signature: Signature, sizes: int, count: int, batches: BatchPlan) -> None:
     """Add requests of zeros in the model's own shapes: Triton calls a model ready only after they ran.
 
     Args:
@@ -182,21 +174,14 @@ def add_warmup(
         sizes: what a dynamic dimension is set to.
         count: requests of each batch size.
         batches: of which the largest preferred size is warmed up beside 1.
-        controls: inputs that Triton fills in itself.
     """
     batched = config.max_batch_size > 0
-    largest = (
-        batches.preferred[-1]
-        if batched and batches.preferred and not config.HasField("sequence_batching")
-        else 1
-    )
+    largest = batches.preferred[-1] if batched and batches.preferred else 1
     for rows in sorted({1, largest}):
         sample = config.model_warmup.add(name=f"zeros of batch {rows}", count=count)
         if batched:
             sample.batch_size = rows
         for tensor in signature.inputs:
-            if tensor.name in controls:
-                continue
             value = sample.inputs[tensor.name]
             value.data_type = modelconfig.type_of(tensor.dtype)
             shape = tensor.shape[1:] if batched else tensor.shape

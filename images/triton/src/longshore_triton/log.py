@@ -14,6 +14,8 @@ _LINE = re.compile(
 _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "fatal"}
 _MOST_CHARACTERS = 1500
 _TABLE = ("+", "|")
+_HARMLESS = ("CudaDriverHelper has not been initialized",)
+"""What Triton says at level error on every machine without a GPU."""
 
 
 class Log:
@@ -38,8 +40,8 @@ class Log:
             self._write(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "info", "tritonserver", line)
             return
         level, text = _LEVELS[found["level"]], found["text"].strip('"')
-        if level in ("error", "fatal"):
-            self._trouble.append(text)
+        if level in ("error", "fatal") and not text.startswith(_HARMLESS):
+            self._trouble.append(text.rstrip("; "))
         self._write(found["time"], level, found["source"], text)
 
     def last_trouble(self) -> str:

@@ -80,15 +80,21 @@ def _served(found: tuple[ModelDirectory, ...], name: str) -> ModelDirectory | No
     """Find the model that answers under the deployment's name; None where a chain must be made."""
     if len(found) == 1:
         return found[0]
+    names = {model.name for model in found}
+    ensembles = [m for m in found if m.config is not None and ensemble.is_ensemble(_parsed(m))]
+    if not ensembles and "model" in names and names <= set(ensemble.CHAIN):
+        if name in names:
+            raise StartError(
+                "ModelAmbiguous",
+                f"the ModelDeployment is called {name} like a step of the chain {', '.join(sorted(names))}: "
+                "rename the ModelDeployment",
+            )
+        return None
     for model in found:
         if model.name == name:
             return model
-    ensembles = [m for m in found if m.config is not None and ensemble.is_ensemble(_parsed(m))]
     if len(ensembles) == 1:
         return ensembles[0]
-    names = {model.name for model in found}
-    if not ensembles and "model" in names and names <= set(ensemble.CHAIN):
-        return None
     raise StartError(
         "ModelAmbiguous",
         f"the repository has the models {', '.join(sorted(names))}, and none says which one answers: call "
