@@ -292,7 +292,6 @@ def test_a_second_operator_may_stand_beside_the_first(helm: Helm, server: ApiSer
             "watchNamespaces": ["team-b"],
             "crds": {"install": False},
             "rbac": {"aggregate": False},
-            "registry": {"nodePort": 30501},
         }
         with installed(helm, server, values, "second"):
             deployments = kube.items(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments")

@@ -11,6 +11,7 @@ from e2e.cluster.errors import ClusterError
 from tests.chart.rendered import CHART, ROOT, Helm, Object, environment, find, names
 
 REGISTRY = "longshore-registry.longshore-system.svc:5000"
+NODE_PORT: dict[str, Any] = {"registry": {"nodePort": 30500}}
 PLAIN: dict[str, Any] = {}
 EVERYTHING: dict[str, Any] = {
     "image": {
@@ -146,6 +147,14 @@ def test_by_default_artifacts_go_to_the_registry_in_the_cluster(helm: Helm) -> N
     assert settings["LONGSHORE_STORE"] == f"oci://{REGISTRY}/longshore"
     assert settings["LONGSHORE_STORE_PLAIN_HTTP"] == "true"
     assert settings["LONGSHORE_PLAIN_HTTP_REGISTRIES"] == REGISTRY
+    assert service["spec"]["type"] == "ClusterIP", "nobody outside of the cluster reaches it"
+    assert "LONGSHORE_NODE_REGISTRIES" not in settings, "init containers fetch, which works everywhere"
+
+
+def test_nodes_may_pull_from_the_registry_in_the_cluster(helm: Helm) -> None:
+    objects = helm.render({"registry": {"nodePort": 30500}})
+    settings = environment(find(objects, "Deployment", "longshore"))
+    service = find(objects, "Service", "longshore-registry")
     assert settings["LONGSHORE_NODE_REGISTRIES"] == f"{REGISTRY}=localhost:30500"
     assert service["spec"]["type"] == "NodePort"
     assert service["spec"]["ports"][0]["nodePort"] == 30500
@@ -154,19 +163,14 @@ def test_by_default_artifacts_go_to_the_registry_in_the_cluster(helm: Helm) -> N
 @pytest.mark.parametrize(
     ("values", "version", "expected"),
     [
-        ({}, "1.34.9", None),
-        ({}, "1.35.0", f"{REGISTRY}=localhost:30500"),
-        ({}, "1.35.2-gke.100", f"{REGISTRY}=localhost:30500"),
-        (
-            {"imageVolumes": "always"},
-            "1.33.0",
-            f"{REGISTRY}=localhost:30500",
-        ),
-        ({"imageVolumes": "never"}, "1.36.0", None),
-        ({"registry": {"nodePort": 0}}, "1.36.0", None),
+        ({}, "1.36.0", None),
+        (NODE_PORT, "1.34.9", None),
+        (NODE_PORT, "1.35.0", f"{REGISTRY}=localhost:30500"),
+        (NODE_PORT, "1.35.2-gke.100", f"{REGISTRY}=localhost:30500"),
+        (NODE_PORT | {"imageVolumes": "always"}, "1.33.0", f"{REGISTRY}=localhost:30500"),
+        (NODE_PORT | {"imageVolumes": "never"}, "1.36.0", None),
         (
             {
-                "registry": {"nodePort": 0},
                 "nodeRegistries": [{"host": "a.example"}, {"host": "b:5000", "nodeHost": "localhost:5000"}],
             },
             "1.36.0",
