@@ -3,6 +3,8 @@
 With cgroup v1 there is one such folder in each hierarchy, with v2 a single one.
 """
 
+import contextlib
+import errno
 import os
 import time
 from pathlib import Path
@@ -34,9 +36,9 @@ def create(name: str) -> None:
     for hierarchy in _hierarchies():
         try:
             (hierarchy / name).mkdir(exist_ok=True)
-            if (hierarchy / "cgroup.controllers").exists():
-                _delegate(hierarchy)
-                _delegate(hierarchy / name)
+            if hierarchy == _ROOT:
+                delegate(hierarchy)
+                delegate(hierarchy / name)
             elif (hierarchy / "cpuset.cpus").exists():
                 _inherit_cpuset(hierarchy, name)
         except OSError as error:
@@ -46,11 +48,27 @@ def create(name: str) -> None:
             ) from None
 
 
-def _delegate(group: Path) -> None:
-    offered = (group / "cgroup.controllers").read_text().split()
-    for controller in _CONTROLLERS:
-        if controller in offered:
-            (group / "cgroup.subtree_control").write_text(f"+{controller}")
+def delegate(group: Path) -> None:
+    """Give a v2 group's controllers to the groups below it; raises OSError.
+
+    Inside a container the top group is not the kernel's own root: it may not both hold processes and give
+    controllers away (cgroup-v2.rst, "No Internal Process Constraint"), so they move one level down.
+    """
+    offered = set((group / "cgroup.controllers").read_text().split()) & set(_CONTROLLERS)
+    wanted = " ".join(f"+{controller}" for controller in sorted(offered))
+    if not wanted:
+        return
+    try:
+        (group / "cgroup.subtree_control").write_text(wanted)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        leaf = group / "init"
+        leaf.mkdir(exist_ok=True)
+        for pid in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (leaf / "cgroup.procs").write_text(pid)
+        (group / "cgroup.subtree_control").write_text(wanted)
 
 
 def _inherit_cpuset(hierarchy: Path, group: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import json
 import shlex
+import socket
 from pathlib import Path
 
 from e2e.cluster.command import run, succeeds
@@ -169,12 +170,17 @@ def rules_left() -> list[str]:
 
 def link_exists(name: str) -> bool:
     """Whether the kernel has a network link of this name."""
-    return Path("/sys/class/net", name).exists()
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
 
 
 def _bridge_ports(bridge: str) -> list[str]:
-    ports = Path("/sys/class/net", bridge, "brif")
-    return [path.name for path in ports.iterdir()] if ports.is_dir() else []
+    if not link_exists(bridge):
+        return []
+    return [link["ifname"] for link in json.loads(run(["ip", "-json", "link", "show", "master", bridge]))]
 
 
 def _chain_exists(table: str, chain: str) -> bool:

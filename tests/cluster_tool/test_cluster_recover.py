@@ -145,3 +145,32 @@ def test_nothing_left_is_nothing_to_do(paths: NodePaths) -> None:
     paths.run.rmdir()
     assert teardown.recover(paths, COMPONENTS) == []
     assert teardown.recover(paths, COMPONENTS) == []
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A cgroup v2 group that has a controller to give away."""
+    for root in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
+        control = root / "cgroup.subtree_control"
+        if control.exists() and control.read_text().strip():
+            folder = root / f"longshore-test-{os.getpid()}"
+            folder.mkdir()
+            yield folder
+            (folder / "init").rmdir()
+            folder.rmdir()
+            return
+    pytest.skip("no cgroup v2 here that gives a controller away")
+
+
+def test_a_full_group_makes_room_before_it_gives_its_controllers_away(group: Path) -> None:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            (group / "cgroup.procs").write_text(str(process.pid))
+            cgroups.delegate(group)
+            cgroups.delegate(group)
+            given = set((group / "cgroup.subtree_control").read_text().split())
+            offered = set((group / "cgroup.controllers").read_text().split())
+            assert given == offered & {"cpu", "cpuset", "memory", "pids", "hugetlb"}
+            assert (group / "init/cgroup.procs").read_text().split() == [str(process.pid)]
+        finally:
+            process.kill()
