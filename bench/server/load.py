@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from longshore_server.messages import Messages
 
-from bench.server.servers import CACHE, CLIENT_CORE, HERE, PRIORITY, Running
+from bench.server.servers import CACHE, CLIENT_CORE, HERE, Running, prefer
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,19 @@ def binary() -> Path:
 def run(server: Running, ask: "Ask", connections: int, seconds: float, rate: float = 0.0) -> Result:
     port = server.grpc if ask.mode == "grpc" else server.http
     before = server.cpu_seconds()
-    command = [*PRIORITY, "taskset", "-c", CLIENT_CORE, str(binary()), ask.mode, str(port), str(connections)]
-    done = subprocess.run(
+    command = ["taskset", "-c", CLIENT_CORE, str(binary()), ask.mode, str(port), str(connections)]
+    process = subprocess.Popen(
         [*command, str(seconds), str(rate), str(ask.file)],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=seconds + 60,
-        check=False,
+        start_new_session=True,
     )
-    if done.returncode:
-        raise RuntimeError(f"the load generator failed: {done.stderr.strip()}")
-    found: dict[str, Any] = json.loads(done.stdout)
+    prefer(process.pid)
+    output, errors = process.communicate(timeout=seconds + 60)
+    if process.returncode:
+        raise RuntimeError(f"the load generator failed: {errors.strip()}")
+    found: dict[str, Any] = json.loads(output)
     keys = ("good", "bad", "rps", "p50", "p99", "dropped", "waiting")
     return Result(**{key: found[key] for key in keys}, cpu=server.cpu_seconds() - before)
 

@@ -79,8 +79,7 @@ class Batcher:
 
     def submit(self, work: Work) -> None:
         """Take one request. Raises `RequestError` when the queue is full."""
-        if self._waiting >= self._options.queue_size:
-            raise self._overload(work.group)
+        self.check_room()
         group = work.group
         group.queue.append(work)
         self._groups[group] = None
@@ -92,6 +91,11 @@ class Batcher:
             self._turn_due = True
             self._loop.call_soon(self._turn)
 
+    def check_room(self) -> None:
+        """Raise `RequestError` when the queue is full: asked before the work of decoding a request."""
+        if self._waiting >= self._options.queue_size:
+            raise self._overload()
+
     async def wait_idle(self) -> None:
         """Return once nothing waits or runs."""
         while self.in_flight:
@@ -102,8 +106,9 @@ class Batcher:
         """Let the model's thread end after its current run."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _overload(self, group: Group) -> RequestError:
-        rows = max(group.cost.best_rows(self._options.objective, self._options.max_rows), 1)
+    def _overload(self) -> RequestError:
+        group = self._oldest()
+        rows = group.cost.best_rows(self._options.objective, self._options.max_rows) if group.batched else 1
         seconds = self._waiting / rows * group.cost.predict(rows)
         return overloaded(
             f"{self._waiting} requests wait already: retry later or add replicas", max(1, math.ceil(seconds))

@@ -155,6 +155,7 @@ class V2Infer:
     def infer(self, stream: Stream, message: bytes | memoryview) -> None:
         """Take the request of a unary call. Raises `RequestError`."""
         received = time.perf_counter()
+        self._served.batcher.check_room()
         call, payloads = self._decode(message)
         self._served.submit(InferWork(call, payloads, received, stream, self))
 

@@ -35,6 +35,7 @@ _ALIGNMENT = 64
 _SLOWEST_BODY = 128 << 10
 
 _LINGER_SECONDS = 2.0
+_HOLD_OFF_SECONDS = 0.1
 
 _OK_JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
 _REASONS = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
@@ -139,6 +140,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         "_close_after",
         "_filled",
         "_heads",
+        "_held_off",
         "_linger",
         "_pending",
         "_phase",
@@ -176,6 +178,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._chunked: ChunkedBody | None = None
         self._close_after = False
         self._linger = False
+        self._held_off = False
         self._reading_paused = False
         self._write_blocked_since = 0.0
 
@@ -457,9 +460,24 @@ class HttpConnection(asyncio.BufferedProtocol):
         headers = b""
         if error.retry_after is not None:
             headers += b"Retry-After: %d\r\n" % error.retry_after
+            self._hold_off()
         if error.status == 401:
             headers += b'WWW-Authenticate: Bearer realm="longshore"\r\n'
         self.answer(orjson.dumps({"error": error.message}), b"application/json", headers, error.status)
+
+    def _hold_off(self) -> None:
+        """Read nothing more from an overloaded connection for a moment: refusing must not take the
+        server's time.
+        """
+        if not self._held_off and not self.closed:
+            self._held_off = True
+            self.transport.pause_reading()
+            self.server.loop.call_later(_HOLD_OFF_SECONDS, self._hold_off_over)
+
+    def _hold_off_over(self) -> None:
+        self._held_off = False
+        if not self.closed and not self._reading_paused:
+            self.transport.resume_reading()
 
     def _refuse(self, error: RequestError) -> None:
         """Answer and close: where the next message would begin is not known."""
@@ -494,7 +512,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._phase = Phase.IDLE
         if self._reading_paused:
             self._reading_paused = False
-            self.transport.resume_reading()
+            if not self._held_off:
+                self.transport.resume_reading()
         if self._pending:
             self.server.loop.call_soon(self._feed_pending)
 
@@ -551,7 +570,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _pause_reading(self) -> None:
         if not self._reading_paused:
             self._reading_paused = True
-            self.transport.pause_reading()
+            if not self._held_off:
+                self.transport.pause_reading()
 
 
 def _aligned(size: int, offset: int) -> memoryview:

@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -17,9 +20,7 @@ from longshore_server.auth import ApiKeys
 from longshore_server.batcher import Batcher, BatchingOptions
 from longshore_server.config import Settings
 from longshore_server.errors import ExitCode, cannot_listen
-from longshore_server.grpcservice import GrpcService
 from longshore_server.http1 import HttpServer
-from longshore_server.http2 import GrpcServer
 from longshore_server.inference import Admission
 from longshore_server.loading import Loaded, load
 from longshore_server.metrics import Metrics, SharedMemory, escape_label
@@ -28,11 +29,17 @@ from longshore_server.session import SessionOptions, runtime_version
 from longshore_server.tls import Certificates
 from longshore_server.tracing import observer
 
+if TYPE_CHECKING:
+    from longshore_server.http2 import GrpcServer
+
 _log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 1.0
 _RELOAD_SECONDS = 5.0
 _QUIET_POLL = 0.02
+# malloc.h; blocks up to 32 MiB, the largest that glibc takes on 64-bit systems, come from the heap.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES = 32 << 20
 _BACKLOG = 4096
 # Runs up to this many seconds stay on the event loop's thread. With one processor a hand-over to another
 # thread only adds to them; with more, the loop can read the next requests meanwhile.
@@ -42,6 +49,7 @@ _INLINE = 0.0005
 
 def serve(settings: Settings, artifact: Artifact, memory: SharedMemory, worker: int, threads: int) -> int:
     """Run one worker until it is told to stop; returns its exit code. Raises `StartupError`."""
+    _keep_freed_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Worker(settings, artifact, memory, worker, threads).run())
 
@@ -74,11 +82,7 @@ class Worker:
         self._app = App(
             settings.name, settings.version, self._metrics, self._keys, settings.limits.body_bytes
         )
-        self._service = (
-            GrpcService(settings.name, settings.version, self._metrics, self._keys)
-            if settings.grpc_port
-            else None
-        )
+        self._grpc: GrpcServer | None = None
         self._observer = observer(
             settings.access_log_sample, settings.otlp_endpoint, settings.trace_sample, settings.name
         )
@@ -91,16 +95,11 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
         http = HttpServer(self._app, self._settings.limits, self._metrics, loop)
-        grpc = (
-            GrpcServer(self._service, self._settings.limits, self._metrics, loop) if self._service else None
-        )
         http.observer = self._observer
-        if grpc is not None:
-            grpc.observer = self._observer
-        listeners = [await self._listen(http, self._settings.http_port, ["http/1.1"])]
-        if grpc is not None:
-            listeners.append(await self._listen(grpc, self._settings.grpc_port, ["h2"]))
-        sweeper = asyncio.create_task(self._sweep(http, grpc))
+        listeners = [await self._listen(http, self._bind(self._settings.http_port), ["http/1.1"])]
+        # Bound at once, so that a client may connect; who speaks to it is imported when all else is ready.
+        grpc_socket = self._bind(self._settings.grpc_port) if self._settings.grpc_port else None
+        sweeper = asyncio.create_task(self._sweep(http))
         try:
             loading = asyncio.ensure_future(loop.run_in_executor(None, self._load))
             stopped = asyncio.create_task(self._stop.wait())
@@ -108,8 +107,10 @@ class Worker:
             if not loading.done():
                 return ExitCode.OK  # told to stop before there was anything to drain
             served = self._serve(loading.result(), loop)
+            if grpc_socket is not None:
+                listeners.append(await self._serve_grpc(grpc_socket, served, loop))
             await stopped
-            return await self._drain(http, grpc, served)
+            return await self._drain(http, served)
         finally:
             sweeper.cancel()
             for listener in listeners:
@@ -145,8 +146,6 @@ class Worker:
             ready=True,
         )
         self._app.serve(served)
-        if self._service is not None:
-            self._service.serve(served)
         self._metrics.ready(True)
         # What exists by now lives as long as the process: the collector need not look at it again.
         gc.collect()
@@ -155,26 +154,44 @@ class Worker:
         _log.info("ready", extra={"fields": {"model": served.name, "batched": loaded.batched}})
         return served
 
+    async def _serve_grpc(
+        self, bound: socket.socket, served: ServedModel, loop: asyncio.AbstractEventLoop
+    ) -> asyncio.Server:
+        # Protobuf and HPACK's tables take a tenth of the start: REST does not wait for them.
+        from longshore_server.grpcservice import GrpcService
+        from longshore_server.http2 import GrpcServer
+
+        service = GrpcService(served.name, served.version, self._metrics, self._keys)
+        service.serve(served)
+        self._grpc = GrpcServer(service, self._settings.limits, self._metrics, loop)
+        self._grpc.observer = self._observer
+        return await self._listen(self._grpc, bound, ["h2"])
+
+    def _bind(self, port: int) -> socket.socket:
+        """A listening socket. Raises `StartupError`."""
+        host = self._settings.host
+        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self._share_port:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            bound.bind((host, port))
+            bound.listen(_BACKLOG)
+        except OSError as error:
+            bound.close()
+            raise cannot_listen(host, port, error) from None
+        return bound
+
     async def _listen(
-        self, factory: Callable[[], asyncio.BaseProtocol], port: int, protocols: list[str]
+        self, factory: Callable[[], asyncio.BaseProtocol], bound: socket.socket, protocols: list[str]
     ) -> asyncio.Server:
         context = self._certificates.context(protocols) if self._certificates else None
-        try:
-            server = await asyncio.get_running_loop().create_server(
-                factory,
-                self._settings.host,
-                port,
-                backlog=_BACKLOG,
-                reuse_port=self._share_port or None,
-                reuse_address=True,
-                ssl=context,
-            )
-        except OSError as error:
-            raise cannot_listen(self._settings.host, port, error) from None
-        address = server.sockets[0].getsockname()
-        _log.info(
-            "listening", extra={"fields": {"address": address[0], "port": address[1], "for": protocols[0]}}
+        server = await asyncio.get_running_loop().create_server(
+            factory, sock=bound, backlog=_BACKLOG, ssl=context
         )
+        address = bound.getsockname()
+        fields = {"address": address[0], "port": address[1], "for": protocols[0]}
+        _log.info("listening", extra={"fields": fields})
         return server
 
     def _told_to_stop(self) -> None:
@@ -182,7 +199,7 @@ class Worker:
             self._stop_now.set()  # the second signal: no more waiting for others to notice
         self._stop.set()
 
-    async def _drain(self, http: HttpServer, grpc: GrpcServer | None, served: ServedModel) -> int:
+    async def _drain(self, http: HttpServer, served: ServedModel) -> int:
         """Not ready, then served on for a while, then closing connections; ends when all work is done.
 
         The wait is for those who route here: endpoints are withdrawn from them one after the other. Every
@@ -199,12 +216,12 @@ class Worker:
             delay = min(settings.drain_delay, settings.grace_period)
             await asyncio.wait_for(self._stop_now.wait(), delay)
         http.drain()
-        if grpc is not None:
-            grpc.drain()
+        if self._grpc is not None:
+            self._grpc.drain()
         code = ExitCode.OK
         try:
             left = settings.grace_period - (time.monotonic() - started)
-            await asyncio.wait_for(self._until_quiet(http, grpc, served), max(left, 0.1))
+            await asyncio.wait_for(self._until_quiet(http, served), max(left, 0.1))
         except TimeoutError:
             _log.error("the grace period is over with %d requests in flight", served.batcher.in_flight)
             code = ExitCode.GRACE_PERIOD_OVER
@@ -212,19 +229,23 @@ class Worker:
         _log.info("ended", extra={"fields": {"seconds": round(time.monotonic() - started, 3)}})
         return code
 
-    async def _until_quiet(self, http: HttpServer, grpc: GrpcServer | None, served: ServedModel) -> None:
-        while served.batcher.in_flight or http.connections or (grpc is not None and grpc.connections):  # noqa: ASYNC110 - no event tells both
+    async def _until_quiet(self, http: HttpServer, served: ServedModel) -> None:
+        while (  # noqa: ASYNC110 - no one event tells all of it
+            served.batcher.in_flight
+            or http.connections
+            or (self._grpc is not None and self._grpc.connections)
+        ):
             await asyncio.sleep(_QUIET_POLL)
 
-    async def _sweep(self, http: HttpServer, grpc: GrpcServer | None) -> None:
+    async def _sweep(self, http: HttpServer) -> None:
         """Once a second: end slow clients, read changed files, end with a parent that is gone."""
         reloaded = time.monotonic()
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             now = time.monotonic()
             http.sweep(now)
-            if grpc is not None:
-                grpc.sweep(now)
+            if self._grpc is not None:
+                self._grpc.sweep(now)
             self._metrics.refresh_process()
             if now - reloaded >= _RELOAD_SECONDS:
                 reloaded = now
@@ -232,8 +253,20 @@ class Worker:
                     self._certificates.reload()
                 if self._keys is not None and self._keys.reload():
                     http.forget_heads()
-                    if grpc is not None:
-                        grpc.forget_headers()
+                    if self._grpc is not None:
+                        self._grpc.forget_headers()
             if self._share_port and os.getppid() != self._parent:
                 _log.error("the parent process is gone: ending")
                 self._told_to_stop()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse the memory of large tensors instead of giving each back to the kernel and faulting it
+    in anew.
+
+    Where the C library is another one, nothing changes.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

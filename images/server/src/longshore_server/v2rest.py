@@ -124,6 +124,7 @@ class V2Rest:
         """Take one request."""
         received = time.perf_counter()
         connection.started = received
+        self._served.batcher.check_room()
         if head.json_length < 0:
             document = _load(body)
             known = self._known(document)
