@@ -37,6 +37,7 @@ class Operator:
     """The operator as a process of this machine; `kill` and `start` are what a crash and a restart are."""
 
     kubeconfig: Path
+    namespace: str
     log: Path
     process: subprocess.Popen[bytes] | None = None
 
@@ -46,7 +47,7 @@ class Operator:
             self.process = subprocess.Popen(
                 [
                     str(ROOT / ".venv/bin/longshore"),
-                    *("operator", "run", "--port", "0", "--no-elect"),
+                    *("operator", "run", "--port", "0", "--no-elect", "--namespace", self.namespace),
                     *("--store", f"oci://{REGISTRY_FROM_PODS}/longshore", "--store-plain-http"),
                     *("--node-registry", f"{REGISTRY_FROM_PODS}={REGISTRY_FROM_NODE}"),
                     *("--plain-http-registry", REGISTRY_FROM_PODS),
@@ -74,6 +75,8 @@ def environment() -> dict[str, str]:
     if not os.environ.get("LONGSHORE_E2E_AS_IT_IS"):
         subprocess.run([*tool, "up"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         subprocess.run([*tool, "images"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    if os.environ.get("RUNTIME") == "Triton":
+        subprocess.run([*tool, "images", "triton"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     said = subprocess.run([*tool, "env"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     pairs = (line.removeprefix("export ").partition("=") for line in said.splitlines())
     return {name: value for name, _, value in pairs}
@@ -87,11 +90,26 @@ def kube(environment: dict[str, str]) -> Kube:
 
 
 @pytest.fixture(scope="session")
-def operator(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    """The operator, out of the cluster."""
+def own_namespace(kube: Kube, files: FileServer) -> Iterator[str]:
+    """A namespace with restricted pod security, for this process of the test run alone."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    certificate = files.certificate.decode()
+    kube("create", "namespace", name)
+    kube("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    kube("create", "secret", "generic", "files", "-n", name, f"--from-literal=ca.crt={certificate}")
+    try:
+        yield name
+    finally:
+        kube("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def operator(kube: Kube, own_namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """The operator, out of the cluster; it works in this process's namespace only."""
     kube("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     kube("wait", "--for=condition=Established", "crd/modeldeployments.longshore.dev", "--timeout=30s")
-    running = Operator(kube.kubeconfig, tmp_path_factory.mktemp("operator") / "operator.log")
+    log = tmp_path_factory.mktemp("operator") / "operator.log"
+    running = Operator(kube.kubeconfig, own_namespace, log)
     running.start()
     try:
         yield running
@@ -107,33 +125,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
 
 
 @pytest.fixture
-def namespace(kube: Kube, operator: Operator, files: FileServer) -> Iterator[str]:
-    """A namespace with restricted pod security; at the end nothing that Longshore made may be left in it."""
-    name = f"e2e-{uuid.uuid4().hex[:8]}"
-    kube("create", "namespace", name)
-    kube("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
-    kube(
-        "create",
-        "secret",
-        "generic",
-        "files",
-        "-n",
-        name,
-        f"--from-literal=ca.crt={files.certificate.decode()}",
-    )
+def namespace(kube: Kube, own_namespace: str, operator: Operator) -> Iterator[str]:
+    """The namespace, empty; at the end of a test nothing that Longshore made may be left in it."""
     try:
-        yield name
-        kube("delete", "modeldeployments", "--all", "-n", name, "--timeout=60s")
+        yield own_namespace
+        kube("delete", "modeldeployments", "--all", "-n", own_namespace, "--timeout=60s")
 
         def nothing_left() -> bool:
-            left = kube.list(OWNED, name, "app.kubernetes.io/managed-by=longshore")
+            left = kube.list(OWNED, own_namespace, "app.kubernetes.io/managed-by=longshore")
             assert not left, [f"{o['kind']}/{o['metadata']['name']}" for o in left]
             return True
 
         eventually(nothing_left, "everything is gone with the ModelDeployment", 90)
     finally:
-        kube("delete", "modeldeployments", "--all", "-n", name, "--ignore-not-found", "--wait=false")
-        kube("delete", "namespace", name, "--wait=false")
+        kube("delete", "modeldeployments", "--all", "-n", own_namespace, "--ignore-not-found", "--wait=false")
 
 
 @pytest.fixture

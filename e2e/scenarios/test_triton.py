@@ -1,5 +1,7 @@
 """Triton on a real cluster: beside the default runtime, and in the hands of bad input."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ from e2e.kit.load import Load
 from e2e.kit.model_deployment import ModelDeployment
 from e2e.kit.models import classifier
 from e2e.kit.wait import eventually
+from e2e.scenarios.conftest import ROOT
 
 pytestmark = pytest.mark.cluster
 New = Callable[[str], ModelDeployment]
@@ -19,6 +22,12 @@ Push = Callable[..., str]
 
 MODEL = classifier(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
 ROW = {"x": np.array([[9, 1, 1, 1]], np.float32)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def image(environment: dict[str, str]) -> None:
+    """Load the image of Triton; it is large, so only who asks for it by name gets it."""
+    subprocess.run([sys.executable, "-m", "e2e.cluster", "images", "triton"], cwd=ROOT, check=True)
 
 
 def triton(**serving: Any) -> dict[str, Any]:
