@@ -9,7 +9,8 @@ import numpy as np
 _TEXT = """
 the cluster serves a model while operators watch latency and cost of every request in production today we ship
 small changes often because large ones break things nobody expected to break before winter a kitten sleeps on
-the warm sofa and children play football in the garden prices of oil fell sharply after the meeting of ministers
+the warm sofa and children play football in the garden prices of oil fell sharply after the meeting of
+ministers
 """
 WORDS = _TEXT.split()
 

@@ -33,6 +33,7 @@ LOSSLESS_TOLERANCE = 1e-4
 _SMOKE_SAMPLES = 4
 _BUILD_TIMEOUT = 1200.0
 _RUN_TIMEOUT = 3600.0
+_LEAST_TIMEOUT = 60.0
 _SINGLE_SECONDS = 15.0
 _BATCH = 8
 _HOPELESS = 4.0
@@ -106,7 +107,7 @@ class Bench:
             if self._data is None and not self._find_synthetic(worker):
                 self._measurable = False
                 return trial
-            timed = worker.ask(Timed, _RUN_TIMEOUT, operation="time", seconds=0.1, **self._feeds())
+            timed = worker.ask(Timed, self._timeout(), operation="time", seconds=0.1, **self._feeds())
             self._original_p50 = float(np.median(timed.latencies_ms))
             samples = self._subject.evaluation.count if self._subject.evaluation is not None else 0
             if samples * self._original_p50 / 1000 > _SINGLE_SECONDS:
@@ -187,7 +188,7 @@ class Bench:
         if self._data is not None and predicted.nan_outputs:
             return refuse(trial, f"its output {predicted.nan_outputs[0]!r} holds NaN", Verdict.FAILED)
         _check_shapes({k: v[:_SMOKE_SAMPLES] for k, v in self._reference.items()}, values)
-        timed = worker.ask(Timed, _RUN_TIMEOUT, operation="time", seconds=0.1, **self._feeds())
+        timed = worker.ask(Timed, self._timeout(), operation="time", seconds=0.1, **self._feeds())
         p50 = float(np.median(timed.latencies_ms))
         predicted, values = self._predict(worker, name, self._data)
         if self._data is not None and predicted.nan_outputs:
@@ -286,6 +287,10 @@ class Bench:
             Loaded, _RUN_TIMEOUT, operation="load", model=str(path), threads=self._request.cores.threads
         )
 
+    def _timeout(self) -> float:
+        """Seconds that one run over the data may take: what is left of the budget, but enough to try."""
+        return min(max(self._left(), _LEAST_TIMEOUT), _RUN_TIMEOUT)
+
     def _feeds(self) -> dict[str, Any]:
         return {
             "data": str(self._data) if self._data else None,
@@ -300,7 +305,7 @@ class Bench:
         request = self._feeds() | {"data": str(data) if data else None}
         predicted = worker.ask(
             Predicted,
-            _RUN_TIMEOUT,
+            self._timeout(),
             operation="predict",
             out=str(out),
             batch=self._batch,

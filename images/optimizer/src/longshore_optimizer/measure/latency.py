@@ -4,6 +4,7 @@ alike."""
 import math
 import random
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,8 @@ ROUNDS = 11
 _BLOCK_LEAST = 0.03
 _BLOCK_MOST = 1.5
 _RUNS_A_BLOCK = 8
+_SLOW_SECONDS = 0.3
+_LEAST_ROUNDS = 6
 _OVERHEAD_BYTES = 150 << 20
 
 
@@ -115,6 +118,7 @@ def _time_group(
     with ExitStack() as stack:
         workers: dict[str, WorkerProcess] = {}
         block: dict[str, float] = {}
+        least: dict[str, int] = {}
         for name, path in models.items():
             worker = stack.enter_context(WorkerProcess(cores))
             try:
@@ -125,20 +129,29 @@ def _time_group(
                 continue
             workers[name] = worker
             run = statistics.median(first.latencies_ms) / 1000
+            least[name] = 3 if run < _SLOW_SECONDS else 1
             block[name] = min(max(_RUNS_A_BLOCK * run, _BLOCK_LEAST), _BLOCK_MOST)
             latencies[name], rounds[name], cpu[name] = [], [], []
         # A block's warm-up costs as much again; leave the deadline room for it.
         scale = min(1.0, left / max(2 * ROUNDS * sum(block.values()), 1e-9))
         count = 0
         order = random.Random(seed)  # noqa: S311 - a fair order, not a secret
-        for _ in range(ROUNDS):
+        started = time.monotonic()
+        for number in range(ROUNDS):
+            if number >= _LEAST_ROUNDS and time.monotonic() - started > left:
+                break
             # Another order every round: neither place nor neighbour may favour anyone.
             names = list(workers)
             order.shuffle(names)
             for name in names:
                 try:
                     timed = workers[name].ask(
-                        Timed, 300, operation="time", seconds=block[name] * scale, least=3, **request
+                        Timed,
+                        300,
+                        operation="time",
+                        seconds=block[name] * scale,
+                        least=least[name],
+                        **request,
                     )
                 except WorkerError as error:
                     failed[name] = error
