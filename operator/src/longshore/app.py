@@ -34,6 +34,9 @@ WATCHED: tuple[Kind, ...] = (MODEL_DEPLOYMENT, *CHILDREN, POD)
 RESYNC = 600.0
 """Seconds between full lists: a watch that broke may have missed a deletion."""
 
+GATHER = 0.1
+"""Seconds for which events of children are gathered: a starting Deployment tells a dozen things at once."""
+
 START = 30.0
 """Seconds that a starting operator waits for an API server that does not answer yet."""
 
@@ -169,6 +172,7 @@ async def _watch(
     registry = kopf.OperatorRegistry()
     configuration = kopf.OperatorSettings()
     configuration.posting.enabled = False
+    configuration.persistence.diffbase_storage = _NoDiffs()
     configuration.scanning.disabled = bool(settings.namespaces)
 
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
@@ -197,14 +201,31 @@ async def _watch(
     )
 
 
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Keeps kopf from copying and comparing every object for handlers that do not exist here."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Nothing of an object is compared."""
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        """Nothing was stored."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing is stored."""
+
+
 def _handler(kind: Kind, index: Index, queue: Queue[Key], metrics: Metrics) -> Callable[..., Awaitable[None]]:
     async def handle(event: Mapping[str, Any], **_: Any) -> None:
         obj = {**event["object"], "apiVersion": kind.api_version, "kind": kind.kind}
         if kind.optional:
             index.installed.add(kind.kind)
         key = index.remove(obj) if event["type"] == "DELETED" else index.put(obj)
-        if key is not None:
+        if key is not None and kind is MODEL_DEPLOYMENT:
             queue.add(key)
+        elif key is not None:
+            queue.add_after(key, GATHER)
         if kind is MODEL_DEPLOYMENT:
             metrics.models.set(sum(1 for _ in index.roots()))
 

@@ -1,6 +1,5 @@
 """`longshore operator run`: the operator itself, in a pod or, for development, anywhere with a kubeconfig."""
 
-import asyncio
 import logging
 from typing import Annotated
 
@@ -72,6 +71,8 @@ def run(
 ) -> None:
     """Run the operator until SIGTERM or Ctrl-C."""
     try:
+        import uvloop
+
         from longshore.app import Process
         from longshore.app import run as run_operator
         from longshore.cluster import ClusterError
@@ -108,7 +109,7 @@ def run(
         logging.getLogger("longshore").info("probes and metrics on port %d", bound)
 
     try:
-        asyncio.run(run_operator(settings, process, started))
+        uvloop.run(run_operator(settings, process, started))
     except ClusterError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
