@@ -75,8 +75,8 @@ def environment() -> dict[str, str]:
     if not os.environ.get("LONGSHORE_E2E_AS_IT_IS"):
         subprocess.run([*tool, "up"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         subprocess.run([*tool, "images"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    if os.environ.get("RUNTIME") == "Triton":
-        subprocess.run([*tool, "images", "triton"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        if os.environ.get("RUNTIME") == "Triton":
+            subprocess.run([*tool, "images", "triton"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     said = subprocess.run([*tool, "env"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     pairs = (line.removeprefix("export ").partition("=") for line in said.splitlines())
     return {name: value for name, _, value in pairs}
