@@ -40,7 +40,7 @@ class Buildah:
         for left in self.storage.glob("run-*"):
             if left != self._run_root:
                 shutil.rmtree(left, ignore_errors=True)
-        mounts.detach_all(self.storage)
+        mounts.detach_inside(self.storage)
         self.run("rm", "--all")
 
     def run(self, *arguments: str | Path, seconds: float = 120) -> str:

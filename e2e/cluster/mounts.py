@@ -1,4 +1,4 @@
-"""Mounts below a folder: found in the kernel's table, detached from the deepest up."""
+"""Mounts below a folder: found in the kernel's table, detached from the latest back."""
 
 import ctypes
 import os
@@ -19,10 +19,10 @@ def parse(table: str) -> list[Path]:
     return points
 
 
-def below(*folders: Path) -> list[Path]:
-    """The mount points at or below these folders, the latest mounted first."""
+def inside(*folders: Path) -> list[Path]:
+    """The mount points below these folders (not the folders themselves), the latest mounted first."""
     points = parse(Path("/proc/self/mountinfo").read_text())
-    return [point for point in reversed(points) if any(point.is_relative_to(folder) for folder in folders)]
+    return [point for point in reversed(points) if any(folder in point.parents for folder in folders)]
 
 
 def detach(point: Path) -> None:
@@ -33,9 +33,9 @@ def detach(point: Path) -> None:
         raise OSError(number, os.strerror(number), str(point))
 
 
-def detach_all(*folders: Path) -> None:
-    """Detach everything mounted at or below these folders; mounts that go meanwhile are no error."""
-    for point in below(*folders):
+def detach_inside(*folders: Path) -> None:
+    """Detach everything mounted below these folders; mounts that go meanwhile are no error."""
+    for point in inside(*folders):
         try:
             detach(point)
         except OSError:

@@ -50,7 +50,7 @@ def recover(paths: NodePaths, component_names: set[str]) -> list[str]:
         _stop_all(orphans)
         done.append(f"ended {len(orphans)} components without a pid file")
     if not all(name in alive for name in _POD_PROGRAMS):
-        had_state = paths.run.exists()
+        had_state = _has_content(paths.run)
         _stop_all([alive[name] for name in _POD_PROGRAMS if name in alive], _GRACE_SECONDS)
         _end_pods(paths, keep=set(recorded(paths).values()))
         _remove_run_folder(paths)
@@ -97,8 +97,8 @@ def leftovers(paths: NodePaths, *, kubernetes_rules: bool = True) -> list[str]:
     """
     left = [f"process {each.pid} ({program_of(each)})" for each in marked(str(paths.root))]
     left += [f"process {each.pid} ({program_of(each)}) of a pod" for each in cgroups.processes(paths.cgroup)]
-    left += [f"mount {point}" for point in mounts.below(paths.root, paths.run)]
-    left += [f"folder {folder}" for folder in (paths.root, paths.run) if folder.exists()]
+    left += [f"mount {point}" for point in mounts.inside(paths.root, paths.run)]
+    left += [f"folder {folder}" for folder in (paths.root, paths.run) if _has_content(folder)]
     left += [f"control group {folder}" for folder in cgroups.folders(paths.cgroup)]
     if network.link_exists(paths.bridge):
         left.append(f"link {paths.bridge}")
@@ -108,6 +108,10 @@ def leftovers(paths: NodePaths, *, kubernetes_rules: bool = True) -> list[str]:
         if kubernetes_rules or network.is_own_rule(rule)
     ]
     return left
+
+
+def _has_content(folder: Path) -> bool:
+    return folder.exists() and not (folder.is_mount() and not any(folder.iterdir()))
 
 
 def _stop_all(processes: list[Identity], grace: float = 0) -> None:
@@ -126,7 +130,7 @@ def _end_pods(paths: NodePaths, keep: set[Identity]) -> None:
     _stop_all(shims)
     cgroups.end_processes(paths.cgroup)
     _remove_shim_sockets(paths)
-    mounts.detach_all(paths.kubelet, paths.run)
+    mounts.detach_inside(paths.kubelet, paths.run)
     network.remove_pod_links(paths.bridge)
     cgroups.remove(paths.cgroup)
 
@@ -146,16 +150,25 @@ def _remove_shim_sockets(paths: NodePaths) -> None:
 
 
 def _remove_run_folder(paths: NodePaths) -> None:
-    mounts.detach_all(paths.run)
     _remove_tree(paths.run)
 
 
 def _remove_tree(folder: Path) -> None:
-    """Remove a folder, but never through a mount: below it could lie files of the host."""
-    mounts.detach_all(folder)
-    if stuck := mounts.below(folder):
+    """Remove a folder, but never through a mount: below it could lie files of the host.
+
+    A folder that is a mount point itself is only emptied: what lies under that mount is not the node's.
+    """
+    mounts.detach_inside(folder)
+    if stuck := mounts.inside(folder):
         raise ClusterError(
             f"{stuck[0]} is still mounted, so {folder} is not removed.\n"
             f"  next step: see who uses it with `fuser -vm {stuck[0]}`, end that, and run again"
         )
-    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.is_mount():
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ def paths(tmp_path: Path) -> Iterator[NodePaths]:
     yield node
     processes.stop(processes.marked(str(node.root)), grace=0)
     cgroups.end_processes(name)
-    mounts.detach_all(tmp_path)
+    mounts.detach_inside(tmp_path)
     cgroups.remove(name)
 
 
@@ -92,7 +92,7 @@ def test_pods_and_mounts_of_a_killed_run_are_cleared(paths: NodePaths, tmp_path:
         finally:
             bystander.kill()
     assert not processes.is_running(shim)
-    assert mounts.below(tmp_path) == [foreign]
+    assert mounts.inside(tmp_path) == [foreign]
     assert not paths.run.exists()
     assert cgroups.folders(paths.cgroup) == []
     assert data.read_text() == "objects"
@@ -124,7 +124,7 @@ def test_pods_live_on_while_kubelet_and_containerd_do(paths: NodePaths, tmp_path
             assert pod.poll() is None
         finally:
             pod.kill()
-    assert mounts.below(tmp_path) == [volume]
+    assert mounts.inside(tmp_path) == [volume]
     assert not (paths.pids / "kube-scheduler.json").exists()
     assert set(teardown.recorded(paths)) == {"kubelet", "containerd", "etcd"}
 
@@ -139,6 +139,23 @@ def test_files_of_the_host_behind_a_mount_are_not_removed(paths: NodePaths, tmp_
     teardown.recover(paths, COMPONENTS)
     assert not paths.run.exists()
     assert (precious / "file").read_text() == "precious"
+
+
+def test_a_folder_that_is_a_mount_point_is_emptied_and_what_it_covers_is_kept(
+    paths: NodePaths, tmp_path: Path
+) -> None:
+    (paths.run / "covered").write_text("precious")
+    mount_tmpfs(paths.run)
+    (paths.run / "containerd" / "deep").mkdir(parents=True)
+    (paths.run / "containerd.sock").write_text("")
+    mount_tmpfs(paths.run / "containerd" / "rootfs")
+    teardown.recover(paths, COMPONENTS)
+    assert mounts.inside(tmp_path) == [paths.run]
+    assert list(paths.run.iterdir()) == []
+    left = teardown.leftovers(NodePaths(tmp_path / "none", paths.run, paths.cgroup, paths.bridge))
+    assert [line for line in left if str(tmp_path) in line] == []
+    mounts.detach(paths.run)
+    assert (paths.run / "covered").read_text() == "precious"
 
 
 def test_nothing_left_is_nothing_to_do(paths: NodePaths) -> None:
