@@ -244,6 +244,22 @@ def test_weights_stored_in_bytes_are_a_quarter_of_the_size_and_answer_alike(tmp_
     assert (stored.metric or 0) > 0.95
 
 
+def test_products_of_low_rank_become_smaller_and_answer_alike(tmp_path: Path) -> None:
+    model = onnx.load(mlp(tmp_path / "model.onnx", inputs=128, hidden=256))
+    weight = next(i for i in model.graph.initializer if i.name == "w1")
+    thin = RNG.standard_normal((128, 4)) @ RNG.standard_normal((4, 256)) / 16
+    weight.CopyFrom(numpy_helper.from_array(thin.astype(np.float32), "w1"))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    x = RNG.standard_normal((120, 128)).astype(np.float32)
+    data = labelled(tmp_path / "data.npz", tmp_path / "model.onnx", {"x": x})
+    manifest = run(tmp_path / "model.onnx", tmp_path, data, TechniqueName.LOW_RANK, trials=1)
+    factored = candidate(manifest, "low-rank-99.99")
+    assert factored.verdict == Verdict.CHOSEN
+    assert factored.metric == 1.0
+    assert (factored.size_bytes or 0) < 0.2 * (tmp_path / "model.onnx").stat().st_size
+    assert agrees(tmp_path / "model.onnx", tmp_path / "out" / "model.onnx", {"x": x}) == 1.0
+
+
 def test_telemetry_is_off_wherever_sessions_are_opened() -> None:
     code = (
         "import onnxruntime as o; calls = []\n"

@@ -23,7 +23,7 @@ from longshore_optimizer.measure.protocol import Loaded, Predicted, Timed
 from longshore_optimizer.metrics import Evaluated, Evaluator, Outputs, agreement
 from longshore_optimizer.request import Request
 from longshore_optimizer.statistics import Drop, Ratio
-from longshore_optimizer.techniques.base import ModelFacts, Proposal
+from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal
 from longshore_optimizer.techniques.build import Built
 from longshore_optimizer.verify import Runnable
 
@@ -178,6 +178,8 @@ class Bench:
                 self._load(worker, out)
                 return self._judge(worker, trial)
         except WorkerError as error:
+            if error.kind == NotApplicableError.__name__:
+                return refuse(trial, str(error), Verdict.SKIPPED)
             return refuse(trial, _failure(error), Verdict.FAILED)
         except Problem as problem:
             return refuse(trial, problem.message, Verdict.FAILED)

@@ -10,6 +10,10 @@ from longshore.api.optimize import TechniqueName
 from longshore_optimizer.data import TensorSpec
 
 
+class NotApplicableError(Exception):
+    """A technique found, once at work, that it has nothing to do here; the message says why."""
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What is known of the model without running it; sizes in bytes."""

@@ -9,11 +9,12 @@ from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFact
 from longshore_optimizer.techniques.dynamic_int8 import DynamicInt8
 from longshore_optimizer.techniques.float16 import Float16
 from longshore_optimizer.techniques.graph import Graph
+from longshore_optimizer.techniques.low_rank import LowRank
 from longshore_optimizer.techniques.static_int8 import StaticInt8
 from longshore_optimizer.techniques.weight_only import WeightOnly
 
 TECHNIQUES: dict[TechniqueName, Technique] = {
-    t.name: t for t in (Graph(), StaticInt8(), DynamicInt8(), WeightOnly(), Float16())
+    t.name: t for t in (Graph(), StaticInt8(), DynamicInt8(), WeightOnly(), LowRank(), Float16())
 }
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from longshore_optimizer.techniques import onnxfile
-from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work
+from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal, TargetFacts, Work
 
 _LEAST_ELEMENTS = 1024
 _LEAST_OPSET = 13
@@ -46,7 +46,7 @@ class WeightOnly:
         model = onnxfile.load(work.model)
         if work.parameters["form"] == "stored":
             if store_bytes(model) == 0:
-                raise ValueError("no weight is large enough to store in 8 bits")
+                raise NotApplicableError("no weight is large enough to store in 8 bits")
         else:
             from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
