@@ -25,7 +25,8 @@ _WANTED = 0.9
 
 def main() -> None:
     """Run the demo; an error is a sentence with the next step and exit code 1."""
-    console = Console(highlight=False)
+    # In a log file nobody wraps lines at 80 characters.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     begun = time.monotonic()
     try:
         demo(console)

@@ -3,7 +3,8 @@
 import time
 from typing import Any
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -11,6 +12,7 @@ from e2e.cluster.errors import ClusterError
 from e2e.demo.tools import Tools
 
 _PAUSE = 0.5
+_STYLES = {"Chosen": "bold green", "Refused": "dim", "Failed": "red"}
 _STALLED_SECONDS = 90
 """A stall may pass by itself, such as a registry that is still starting; this long it is waited for."""
 
@@ -57,32 +59,32 @@ def is_stalled(tools: Tools, name: str, namespace: str) -> bool:
     return any(c["type"] == "Stalled" and c["status"] == "True" for c in status.get("conditions", ()))
 
 
-def measured(status: dict[str, Any]) -> Table:
-    """Draw what the optimizer measured, as status holds it."""
+def measured(status: dict[str, Any]) -> Group:
+    """Draw what the optimizer measured, as status holds it, and below it why each verdict fell."""
     optimization = status.get("optimization") or {}
-    metric = optimization.get("metric") or "metric"
+    rows = optimization.get("candidates", ())
     table = Table(
-        title=f"what the optimizer measured (latency at batch 1; drop in {metric})", title_justify="left"
+        title=f"latency at batch 1; drop in {optimization.get('metric') or 'the metric'}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     for column in ("candidate", "verdict"):
-        table.add_column(column)
-    for column in ("drop", "upper bound", "p50 ms", "p95 ms", "KiB"):
-        table.add_column(column, justify="right")
-    table.add_column("why", overflow="fold")
-    for row in optimization.get("candidates", ()):
-        style = {"Chosen": "bold green", "Refused": "dim", "Failed": "red"}.get(row["verdict"], "")
+        table.add_column(column, no_wrap=True)
+    for column in ("drop", "at most", "p50 ms", "p95 ms", "KiB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
         table.add_row(
-            row["name"],
+            escape(row["name"]),
             row["verdict"],
             _number(row.get("drop"), "{:+.4f}"),
             _number(row.get("dropUpper"), "{:+.4f}"),
             _number(row.get("p50Ms"), "{:.3f}"),
             _number(row.get("p95Ms"), "{:.3f}"),
             _number(row.get("sizeBytes"), "{:.0f}", 1024),
-            escape(row.get("reason", "")),
-            style=style,
+            style=_STYLES.get(row["verdict"], ""),
         )
-    return table
+    reasons = [f"  [bold]{escape(r['name'])}[/]: {escape(r['reason'])}" for r in rows if r.get("reason")]
+    return Group(table, *reasons)
 
 
 def _number(value: float | None, form: str, divisor: int = 1) -> str:
