@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.cluster.config import NODE
+from e2e.cluster.errors import ClusterError
 from e2e.cluster.network import (
     CLUSTER_RANGE,
     NODE_IP,
@@ -87,6 +88,19 @@ def connects(address: str, port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def require_free(address: str, port: int, name: str) -> None:
+    """Raise ClusterError when somebody listens where the component `name` wants to."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise ClusterError(
+                f"{name} needs port {port} on {address}: {error.strerror}.\n"
+                f"  next step: see who has it with `ss -lntp sport = :{port}`, and end that"
+            ) from None
 
 
 def _etcd(paths: NodePaths, binaries: Path) -> Component:

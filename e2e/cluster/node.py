@@ -4,7 +4,6 @@ import datetime
 import http.client
 import json
 import os
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from e2e.cluster import before, cgroups, config, credentials, host, network, teardown
 from e2e.cluster.build import programs_of_node
 from e2e.cluster.command import run
-from e2e.cluster.components import API_PORT, Component, client_context, components
+from e2e.cluster.components import API_PORT, Component, client_context, components, require_free
 from e2e.cluster.config import NODE, SANDBOX_IMAGE
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.files import write_atomically
@@ -132,7 +131,7 @@ def _ensure_running(part: Component, paths: NodePaths, binaries: Path) -> bool:
     if record:
         stop([record.identity], grace=10)
     for address, port in part.ports:
-        _require_free(address, port, part.name)
+        require_free(address, port, part.name)
     start(
         part.command,
         folder=paths.root,
@@ -159,18 +158,6 @@ def _environment(binaries: Path) -> dict[str, str]:
     exceptions = ",".join([*filter(None, inherited.split(",")), *direct])
     path = f"{binaries}{os.pathsep}{host.search_path()}"
     return {"PATH": path, "NO_PROXY": exceptions, "no_proxy": exceptions}
-
-
-def _require_free(address: str, port: int, name: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            raise ClusterError(
-                f"{name} needs port {port} on {address}: {error.strerror}.\n"
-                f"  next step: see who has it with `ss -lntp sport = :{port}`, and end that"
-            ) from None
 
 
 def _wait_ready(part: Component, paths: NodePaths) -> None:
