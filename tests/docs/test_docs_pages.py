@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import click
 import pytest
@@ -50,6 +51,13 @@ def test_every_page_can_be_found_from_the_start() -> None:
         targets = (target.partition("#")[0] for target in _LINK.findall(page.read_text()))
         waiting += [(page.parent / t).resolve() for t in targets if t and not t.startswith("http")]
     assert [name(page) for page in PAGES if page not in seen] == []
+
+
+def test_pictures_are_well_formed_and_described() -> None:
+    for picture in ROOT.glob("docs/**/*.svg"):
+        root = ElementTree.parse(picture).getroot()
+        names = [child.tag.rpartition("}")[2] for child in root]
+        assert {"title", "desc"} <= set(names), picture
 
 
 def test_the_reference_is_current() -> None:
