@@ -95,11 +95,8 @@ def test_a_request_s_own_timeout_is_kept(tmp_path: Path) -> None:
             quick = {"inputs": [{"name": "x", "shape": [1, 512], "datatype": "FP32", "data": [0.5] * 512}]}
             first = asyncio.create_task(asyncio.to_thread(server.infer, slow))
             labels = '{model="slow",version="1"}'
-            while (
-                not (await asyncio.to_thread(server.metrics))[  # noqa: ASYNC110 - another process's
-                    f"longshore_requests_in_flight{labels}"
-                ]
-            ):
+            gauge = f"longshore_requests_in_flight{labels}"
+            while not (await asyncio.to_thread(server.metrics))[gauge]:  # noqa: ASYNC110 - not this process
                 await asyncio.sleep(0.01)
             second = asyncio.to_thread(server.infer, quick | {"parameters": {"timeout": 1000}})
             return [await first, await second]

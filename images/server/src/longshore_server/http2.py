@@ -264,7 +264,7 @@ class GrpcConnection(asyncio.Protocol):
             position = len(h2.PREFACE)
         if self._partial is not None:
             position = self._feed_partial(data)
-        while size - position >= 9:
+        while size - position >= 9 and not self.closed:
             head, flags, number = FRAME.unpack_from(data, position)
             length, kind = head >> 8, head & 0xFF
             if length > FRAME_BYTES:
@@ -282,6 +282,8 @@ class GrpcConnection(asyncio.Protocol):
             else:
                 self._other(kind, flags, number, data[position + 9 : end])
             position = end
+        if self.closed:
+            return
         self._rest = data[position:] if position < size else b""
         if self._received >= CONNECTION_WINDOW // 4:
             self.transport.write(h2.window_update(0, self._received))
@@ -737,6 +739,7 @@ class GrpcConnection(asyncio.Protocol):
 
     def _close_when_done(self) -> None:
         if not self.streams and not self.closed:
+            self.closed = True
             self.transport.close()
 
     def _close(self, code: int, text: str) -> None:
