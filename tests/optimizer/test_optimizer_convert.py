@@ -11,10 +11,15 @@ import onnxruntime as ort
 import pytest
 import skops.io
 from longshore.api.model import Format
+from longshore.api.optimize import TechniqueName
 from longshore_optimizer.convert.parity import compare, judge
 from longshore_optimizer.convert.run import convert
 from longshore_optimizer.errors import Problem, Reason
+from longshore_optimizer.measure.cpu import usable_cores
 from longshore_optimizer.modeldir import identify
+from longshore_optimizer.pipeline import optimize
+from longshore_optimizer.progress import Reporter
+from longshore_optimizer.request import Request
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -147,6 +152,26 @@ def test_a_conversion_that_answers_differently_is_stopped() -> None:
     assert caught.value.reason is Reason.PARITY_FAILED
     assert "50 of 500" in caught.value.message
     assert judge("scikit-learn", 500, [compare("p", right, right + 1e-7)]).disagreements == 0
+
+
+def test_the_manifest_tells_how_the_conversion_compares(digits: Path, tmp_path: Path) -> None:
+    request = Request(
+        model=digits / "digits.skops",
+        input_sha256="0" * 64,
+        uri=None,
+        work=tmp_path / "work",
+        out=tmp_path / "out",
+        cores=usable_cores(1),
+        calibration=digits / "calibration.npz",
+        evaluation=digits / "calibration.npz",
+        techniques=(TechniqueName.GRAPH,),
+    )
+    manifest = optimize(request, Reporter())
+    assert manifest.input.format == "ScikitLearn"
+    assert manifest.conversion is not None
+    assert manifest.conversion.framework == "scikit-learn"
+    assert manifest.conversion.max_absolute_error < 1e-4
+    assert any("held-out" in note for note in manifest.notes)
 
 
 def test_the_stated_format_must_be_the_one_that_came(digits: Path) -> None:

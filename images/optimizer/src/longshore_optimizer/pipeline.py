@@ -19,6 +19,7 @@ from longshore_optimizer.decide import Decision, Rules, Trial, decide, gate, is_
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch import content
 from longshore_optimizer.fetch.protobuf import Outline
+from longshore_optimizer.fetch.sink import file_sha256
 from longshore_optimizer.measure import cpu
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
 from longshore_optimizer.progress import Reporter
@@ -184,7 +185,7 @@ def _search(request: Request, subject: Subject, reporter: Reporter, left: Left) 
         p95_limit=request.p95_limit_ms,
         size_limit=request.size_limit,
     )
-    notes = list(request.notes)
+    notes = [*request.notes, *_same_data_note(request)]
     with Bench(request, subject, left) as bench:
         original = bench.original()
         reporter.trial(original)
@@ -296,6 +297,15 @@ def _confirmed(original: Trial, trials: list[Trial], rules: Rules, bench: Bench)
 def _skipped_trial(name: str, reason: str) -> Trial:
     proposal = Proposal(name, TechniqueName(name))
     return Trial(proposal, verdict=Verdict.SKIPPED, reason=reason)
+
+
+def _same_data_note(request: Request) -> list[str]:
+    first, second = request.calibration, request.evaluation
+    if first is None or second is None or not (first.is_file() and second.is_file()):
+        return []
+    if file_sha256(first) != file_sha256(second):
+        return []
+    return ["calibration and evaluation data are the same file: give held-out data, or the proof is too kind"]
 
 
 def _sample_note(count: int, rules: Rules) -> list[str]:

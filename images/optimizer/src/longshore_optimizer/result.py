@@ -11,6 +11,7 @@ from longshore.artifact.manifest import (
     MODEL_NAME,
     ORIGINAL,
     Candidate,
+    Conversion,
     Environment,
     InputModel,
     Manifest,
@@ -117,6 +118,8 @@ def manifest_of(result: Result) -> Manifest:
             cpu_flags=cpu.cpu_flags(), versions=cpu.versions(), seed=request.seed, cpus=request.cores.limit
         ),
         key=request.key,
+        conversion=Conversion.model_validate(result.conversion.model_dump()) if result.conversion else None,
+        notes=result.notes,
     )
 
 
@@ -139,8 +142,8 @@ def write(result: Result) -> Manifest:
             modeldir.copy_onnx(result.chosen_path, staging)
             (staging / MANIFEST_NAME).write_text(manifest.model_dump_json(by_alias=True, indent=2) + "\n")
             if result.request.optimize:
-                (staging / "report.md").write_text(markdown.render(manifest, result.notes))
-                (staging / "report.html").write_text(html.render(manifest, result.notes))
+                (staging / "report.md").write_text(markdown.render(manifest))
+                (staging / "report.html").write_text(html.render(manifest))
             _publish(staging, out)
     except OSError as error:
         raise disk_problem(error, f"the artifact in {out}") from error

@@ -75,6 +75,16 @@ class Environment(Wire):
     cpus: float | None = Field(default=None, description="CPU limit in cores that the measurement ran under")
 
 
+class Conversion(Wire):
+    """How the converted model compares with its source on the calibration data."""
+
+    framework: str
+    samples: int
+    max_absolute_error: float
+    max_relative_error: float = Field(description="relative to the root mean square of the output")
+    disagreements: int = Field(description="samples that differ by more than the tolerance")
+
+
 class Manifest(Wire):
     """The whole of `manifest.json`."""
 
@@ -87,3 +97,5 @@ class Manifest(Wire):
     candidates: tuple[Candidate, ...] = ()
     environment: Environment
     key: str | None = Field(default=None, description="hash of everything that decides this artifact")
+    conversion: Conversion | None = Field(default=None, description="None where the model came in as ONNX")
+    notes: tuple[str, ...] = Field(default=(), description="what a reader of the result should know")

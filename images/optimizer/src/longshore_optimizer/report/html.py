@@ -1,7 +1,6 @@
 """The report as one HTML page with a plot of the trade-off; it loads nothing from anywhere."""
 
 import math
-from collections.abc import Sequence
 from html import escape
 
 from longshore.artifact.manifest import ORIGINAL, Candidate, Manifest
@@ -32,10 +31,10 @@ footer { color: #888; font-size: .85rem; margin-top: 2rem; overflow-wrap: anywhe
 """
 
 
-def render(manifest: Manifest, notes: Sequence[str] = ()) -> str:
+def render(manifest: Manifest) -> str:
     """Write the page; every text is escaped, as names and reasons may come from a hostile model."""
     rows = "".join(_row(manifest, c) for c in manifest.candidates)
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    listed = "".join(f"<li>{escape(note)}</li>" for note in manifest.notes)
     heads = ("candidate", "metric", "drop", "drop ≤", "p50", "p95", "speed", "size", "verdict", "why")
     environment = manifest.environment
     versions = ", ".join(f"{k} {v}" for k, v in sorted(environment.versions.items()))
@@ -44,7 +43,7 @@ def render(manifest: Manifest, notes: Sequence[str] = ()) -> str:
         '<meta name="viewport" content="width=device-width">'
         f"<title>What the optimizer measured</title><style>{_STYLE}</style></head><body>"
         f'<h1>What the optimizer measured</h1><p class="lead">{escape(words.summary(manifest))}</p>'
-        + (f"<ul>{listed}</ul>" if notes else "")
+        + (f"<ul>{listed}</ul>" if manifest.notes else "")
         + plot(manifest)
         + f'<div class="wide"><table><thead><tr>{"".join(f"<th>{h}</th>" for h in heads)}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"

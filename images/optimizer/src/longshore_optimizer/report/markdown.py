@@ -9,11 +9,11 @@ from longshore_optimizer.report import words
 _COLUMNS = ("candidate", "metric", "drop", "drop ≤", "p50", "p95", "speed", "size", "verdict", "why")
 
 
-def render(manifest: Manifest, notes: Sequence[str] = ()) -> str:
+def render(manifest: Manifest) -> str:
     """Write the report; text from the model or from libraries is escaped."""
     front = words.on_front(manifest)
     lines = ["# What the optimizer measured", "", words.summary(manifest), ""]
-    lines += [f"- {note}" for note in notes] + ([""] if notes else [])
+    lines += [f"- {note}" for note in manifest.notes] + ([""] if manifest.notes else [])
     lines += [_row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
     for c in manifest.candidates:
         name = f"**{c.name}**" if c.name == manifest.chosen else c.name
