@@ -3,7 +3,9 @@
 from typing import Any
 
 from longshore.index import Index
+from longshore.observe import observe
 from longshore.resources.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, SERVICE
+from longshore.settings import Settings
 
 KEY = ("team", "digits")
 
@@ -116,3 +118,28 @@ def test_what_is_nobodys_is_not_kept_and_little_is_kept_of_the_rest() -> None:
     assert index.put(stray) is None
     index.put(child(2))
     assert "managedFields" not in index.children(KEY)["Service", "digits"]["metadata"]
+
+
+def test_claims_of_routes_are_read_once_a_generation_and_go_with_the_model() -> None:
+    index = Index()
+    spec = {"model": {"uri": "https://m.example/m.onnx"}, "route": {"parentRefs": [{"name": "gateway"}]}}
+    first = root(1) | {"spec": spec}
+    first["metadata"]["generation"] = 1
+    other = {**root(2, "other"), "spec": spec}
+    other["metadata"] = {**other["metadata"], "name": "other", "generation": 1}
+    index.put(first)
+    index.put(other)
+    seen = observe(index, KEY, Settings(), 0.0)
+    assert seen is not None
+    assert [(claim.namespace, claim.name) for claim in seen.other_routes] == [("team", "other")]
+    known = index.claims["team", "other"]
+    observe(index, KEY, Settings(), 1.0)
+    assert index.claims["team", "other"] is known
+    changed = {**other, "spec": {**spec, "route": {"parentRefs": [{"name": "another"}]}}}
+    changed["metadata"] = {**other["metadata"], "resourceVersion": "3", "generation": 2}
+    index.put(changed)
+    again = observe(index, KEY, Settings(), 2.0)
+    assert again is not None
+    assert again.other_routes != seen.other_routes
+    index.remove(changed)
+    assert ("team", "other") not in index.claims

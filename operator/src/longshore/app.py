@@ -68,6 +68,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
         ClusterError: the API server cannot be reached, or the CRD is missing.
     """
     index, metrics = Index(), Metrics()
+    metrics.models.set_function(lambda: index.count)
     async with await Cluster.connect(told=metrics.told) as cluster:
         senses, scraper = Senses(), Scraper()
         examiner = Examiner(senses)
@@ -185,7 +186,7 @@ async def _watch(
         if kind is not MODEL_DEPLOYMENT:
             place = (kind.group, kind.version, kind.plural) if kind.group else ("", kind.version, kind.plural)
             configuration.watching.label_selectors[place] = _SELECTOR
-        handler = _handler(kind, index, queue, metrics)
+        handler = _handler(kind, index, queue)
         kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(handler)
     # Without one, kopf asks for the name of the user, which a container's user need not have.
     identity: Any = "longshore"
@@ -216,7 +217,7 @@ class _NoDiffs(kopf.DiffBaseStorage):
         """Nothing is stored."""
 
 
-def _handler(kind: Kind, index: Index, queue: Queue[Key], metrics: Metrics) -> Callable[..., Awaitable[None]]:
+def _handler(kind: Kind, index: Index, queue: Queue[Key]) -> Callable[..., Awaitable[None]]:
     async def handle(event: Mapping[str, Any], **_: Any) -> None:
         obj = {**event["object"], "apiVersion": kind.api_version, "kind": kind.kind}
         if kind.optional:
@@ -226,8 +227,6 @@ def _handler(kind: Kind, index: Index, queue: Queue[Key], metrics: Metrics) -> C
             queue.add(key)
         elif key is not None:
             queue.add_after(key, GATHER)
-        if kind is MODEL_DEPLOYMENT:
-            metrics.models.set(sum(1 for _ in index.roots()))
 
     return handle
 

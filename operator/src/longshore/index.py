@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from longshore.plan.state import RouteClaim
 from longshore.resources.kinds import HTTP_ROUTE, MODEL_DEPLOYMENT, POD, Kind, kind_of
 from longshore.resources.names import NAME
 
@@ -24,6 +25,8 @@ class Index:
         self._roots: dict[Key, Mapping[str, Any]] = {}
         self._children: dict[Key, dict[tuple[str, str], Mapping[str, Any]]] = defaultdict(dict)
         self._gone: dict[str, None] = {}
+        self.claims: dict[Key, tuple[tuple[str, int], RouteClaim | None]] = {}
+        """What each ModelDeployment's route claims, with the uid and generation it was read from."""
         self.installed: set[str] = set()
         """Kinds of others that this cluster has."""
 
@@ -58,6 +61,7 @@ class Index:
             known = self._roots.get(key)
             if known is not None and known["metadata"]["uid"] == uid:
                 del self._roots[key]
+                self.claims.pop(key, None)
                 if not self._children.get(key):
                     self._children.pop(key, None)
             return key
@@ -94,6 +98,11 @@ class Index:
     def roots(self) -> Iterator[tuple[Key, Mapping[str, Any]]]:
         """Give every ModelDeployment."""
         yield from self._roots.items()
+
+    @property
+    def count(self) -> int:
+        """Number of ModelDeployments."""
+        return len(self._roots)
 
     def children(self, key: Key) -> Mapping[tuple[str, str], Mapping[str, Any]]:
         """Give what belongs to a ModelDeployment, by kind and name."""

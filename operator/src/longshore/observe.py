@@ -1,5 +1,6 @@
 """Reads everything a decision needs into one `Observed` value, from what the watches have told."""
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -223,14 +224,27 @@ def _other_routes(index: Index, key: Key) -> tuple[RouteClaim, ...]:
             continue
         if "deletionTimestamp" in root["metadata"]:
             continue
-        try:
-            route = parse_spec(root["spec"]).route
-        except SpecError:
-            continue
-        if route is not None:
-            created = timestamp(root["metadata"].get("creationTimestamp")) or 0.0
-            found.append(RouteClaim(*other, created, claims(other[0], route)))
+        claim = _claim(index, other, root)
+        if claim is not None:
+            found.append(claim)
     return tuple(found)
+
+
+def _claim(index: Index, key: Key, root: Object) -> RouteClaim | None:
+    """Give what a ModelDeployment wants; parsed once a generation, for every other one asks."""
+    metadata = root["metadata"]
+    stamp = (metadata["uid"], metadata.get("generation", 0))
+    known = index.claims.get(key)
+    if known is not None and known[0] == stamp:
+        return known[1]
+    claim = None
+    with contextlib.suppress(SpecError):
+        route = parse_spec(root["spec"]).route
+        if route is not None:
+            created = timestamp(metadata.get("creationTimestamp")) or 0.0
+            claim = RouteClaim(*key, created, claims(key[0], route))
+    index.claims[key] = (stamp, claim)
+    return claim
 
 
 def _shared_artifacts(index: Index, key: Key) -> frozenset[str]:
