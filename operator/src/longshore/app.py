@@ -98,7 +98,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
                 identity = f"{socket.gethostname()}-{os.getpid()}"
                 await Lease(cluster, process.lease_namespace, process.lease_name, identity).lead(lead)
 
-            async with _watches(index, queue, metrics, settings) as watching:
+            async with _watches(index, queue, settings) as watching:
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, stop.set)
@@ -127,16 +127,14 @@ async def _until(stop: asyncio.Event, watching: asyncio.Task[None], *parts: Awai
 
 
 @contextlib.asynccontextmanager
-async def _watches(
-    index: Index, queue: Queue[Key], metrics: Metrics, settings: Settings
-) -> AsyncIterator[asyncio.Task[None]]:
+async def _watches(index: Index, queue: Queue[Key], settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
     """Keep the watches while the context lasts.
 
     kopf takes over the process's signals when it starts and cancels every task that is younger than itself
     when it ends: so signals are set after it is ready, and it ends after everything else.
     """
     stop, ready = asyncio.Event(), asyncio.Event()
-    task = asyncio.ensure_future(_watch(index, queue, metrics, settings, stop, ready))
+    task = asyncio.ensure_future(_watch(index, queue, settings, stop, ready))
     waiting = asyncio.ensure_future(ready.wait())
     try:
         await asyncio.wait({task, waiting}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
@@ -164,7 +162,6 @@ def _quiet(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
 async def _watch(
     index: Index,
     queue: Queue[Key],
-    metrics: Metrics,
     settings: Settings,
     stop: asyncio.Event,
     ready: asyncio.Event,

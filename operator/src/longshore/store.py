@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable
 
-import httpx
+import aiohttp
 
 _LOGGER = logging.getLogger(__name__)
 _TIMEOUT = 5.0
@@ -22,19 +22,27 @@ class ArtifactStore:
         A registry that is away or refuses keeps its bytes: that is logged and holds nobody up. Other kinds
         of stores are left to their own life-cycle rules.
         """
-        async with httpx.AsyncClient(timeout=_TIMEOUT) as client:
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
             for artifact in artifacts:
-                if not artifact.startswith("oci://") or "@" not in artifact:
-                    continue
-                reference, _, digest = artifact.removeprefix("oci://").partition("@")
-                host, _, repository = reference.partition("/")
-                address = f"{self._scheme}://{host}/v2/{repository.partition(':')[0]}/manifests/{digest}"
-                try:
-                    answer = await client.delete(address)
-                except httpx.HTTPError as error:
-                    _LOGGER.warning(
-                        "artifact %s stays in its store: %s", artifact, error or type(error).__name__
-                    )
-                    continue
-                if answer.status_code not in (200, 202, 404):
-                    _LOGGER.warning("artifact %s stays in its store: HTTP %d", artifact, answer.status_code)
+                address = self._address(artifact)
+                if address is not None:
+                    await _delete(session, artifact, address)
+
+    def _address(self, artifact: str) -> str | None:
+        reference, _, digest = artifact.removeprefix("oci://").partition("@")
+        host, _, repository = reference.partition("/")
+        if not artifact.startswith("oci://") or not digest or not repository:
+            return None
+        return f"{self._scheme}://{host}/v2/{repository.partition(':')[0]}/manifests/{digest}"
+
+
+async def _delete(session: aiohttp.ClientSession, artifact: str, address: str) -> None:
+    try:
+        async with session.delete(address, allow_redirects=False) as answer:
+            status = answer.status
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        _LOGGER.warning("artifact %s stays in its store: %s", artifact, error or type(error).__name__)
+        return
+    if status not in (200, 202, 404):
+        _LOGGER.warning("artifact %s stays in its store: HTTP %d", artifact, status)
