@@ -108,6 +108,10 @@ images: $(SYNCED) ## Build the container images and load them into the cluster
 bench-triton: $(SYNCED) ## Measure Triton: start, batching against a grid search, scenarios on both runtimes
 	$(PYTHON) -m bench.triton
 
+.PHONY: bench-server
+bench-server: $(SYNCED) ## Measure the server against Triton, MLServer, KServe and LitServe; 1 h soak, 10 min fuzzing
+	$(PYTHON) -m bench.server
+
 .PHONY: bench-optimizer
 bench-optimizer: $(SYNCED) ## Measure the optimizer on real models: speed, size, proven drop, time
 	$(PYTHON) -m bench.optimizer

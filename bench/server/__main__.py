@@ -5,7 +5,9 @@ machine does meets both sides alike.
 """
 
 import argparse
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -38,12 +40,15 @@ instance_group [{{ kind: KIND_CPU count: 1 }}]
 
 
 class Bench:
-    def __init__(self, work: Path, seconds: float, turns: int, soak: float, open_loop: float) -> None:
+    def __init__(
+        self, work: Path, seconds: float, turns: int, soak: float, open_loop: float, fuzz: float
+    ) -> None:
         self.work = work
         self.seconds = seconds
         self.turns = turns
         self.soak = soak
         self.open_loop = open_loop
+        self.fuzz = fuzz
         self.rows: list[Row] = []
         self.figures: dict[str, float] = {}
 
@@ -166,8 +171,6 @@ class Bench:
             " t=time.perf_counter();n=0\n while time.perf_counter()-t<1: s.run(None,{'x':x});n+=b\n"
             " best=max(best,n/(time.perf_counter()-t))\nprint(best)"
         )
-        import subprocess
-
         command = [
             "taskset",
             "-c",
@@ -208,6 +211,8 @@ class Bench:
                     other = load.run(theirs, ask, 64, self.seconds)
                     rates.append((mine, other))
                     found.append(mine.rps / max(other.rps, 1e-9))
+            if not rates[-1][1].good:
+                raise RuntimeError(f"{name} answered nothing: {rates[-1][1]}")
             note = f"{rates[-1][0].rps:,.0f} against {rates[-1][1].rps:,.0f} requests a second, JSON"
             self.add(
                 Row(f"small-json-64-vs-{name}", round(statistics.median(found), 1), "x", ">=", 10.0, note)
@@ -223,6 +228,32 @@ class Bench:
                 memory = server.pss_mb()
         self.add(Row("start-to-ready", round(statistics.median(found), 3), "s", "<=", TYPICAL_START))
         self.add(Row("memory-at-rest", round(memory, 1), "MB", "<=", 80.0, "PSS, small model, gRPC on"))
+
+    def kserve_client(self) -> None:
+        """KServe's own REST and gRPC clients, unmodified."""
+        directory = self.model("small", (16, 32, 32, 8))
+        script = Path(__file__).parent / "kserve_client.py"
+        with servers.longshore(directory, "small") as server:
+            command = [servers.competitor_python("kserve"), script, str(server.http), str(server.grpc)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        note = (
+            done.stderr.strip().splitlines()[-1]
+            if done.returncode
+            else "REST V1, V2 in JSON and binary, gRPC"
+        )
+        self.add(Row("kserve-client-failures", float(done.returncode != 0), "", "==", 0.0, note))
+
+    def fuzzing(self) -> None:
+        """Every parser for a share of the time."""
+        for target in ("http", "http2", "infer"):
+            seconds = max(int(self.fuzz / 3), 1)
+            command = [sys.executable, "-m", "tests.server.fuzz", target, "--seconds", str(seconds)]
+            done = subprocess.run(
+                command, capture_output=True, text=True, cwd=servers.CACHE, check=False, env=_path()
+            )
+            self.add(
+                Row(f"fuzz-{target}-failures", float(done.returncode != 0), "", "==", 0.0, f"{seconds} s")
+            )
 
     def overload(self) -> None:
         directory = self.model("heavy", (512, 1408, 1408, 1408, 512))
@@ -260,16 +291,24 @@ class Bench:
         self.add(Row("soak-failures", float(result.bad), "requests", "==", 0.0, note))
 
 
+def _path() -> dict[str, str]:
+    """The environment of a child that runs elsewhere and imports from here."""
+    return {**os.environ, "PYTHONPATH": str(servers.ROOT)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.server", description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="of one turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--open-loop", type=float, default=60.0, help="seconds of each open loop")
     parser.add_argument("--soak", type=float, default=3600.0, help="seconds")
+    parser.add_argument("--fuzz", type=float, default=600.0, help="seconds of fuzzing in all")
     parser.add_argument("--only", default="", help="parts, comma separated")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        bench = Bench(Path(work), options.seconds, options.turns, options.soak, options.open_loop)
+        bench = Bench(
+            Path(work), options.seconds, options.turns, options.soak, options.open_loop, options.fuzz
+        )
         parts = {
             "small": bench.small,
             "compute": bench.compute_bound,
@@ -277,6 +316,8 @@ def main() -> int:
             "python": bench.python_servers,
             "start": bench.start_and_memory,
             "overload": bench.overload,
+            "kserve-client": bench.kserve_client,
+            "fuzz": bench.fuzzing,
             "soak": bench.soak_run,
         }
         wanted = options.only.split(",") if options.only else list(parts)

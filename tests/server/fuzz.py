@@ -1,8 +1,8 @@
-"""Coverage-guided fuzzing of what reads bytes from strangers: `python -m tests.server.fuzz TARGET --seconds
-N`.
+"""Coverage-guided fuzzing of what reads bytes from strangers: `python -m tests.server.fuzz TARGET`.
 
-TARGET is `http` (HTTP/1.1 heads, chunks and bodies), `http2` (frames, header blocks, gRPC messages) or `infer`
-(V2 requests in JSON and binary behind a valid head). A crash, a hang of 10 s or 700 MB of memory is an error.
+TARGET is `http` (HTTP/1.1 heads, chunks and bodies), `http2` (frames, header blocks, gRPC messages) or
+`infer` (V2 requests in JSON and binary behind a valid head). A crash, a hang of 10 s or 700 MB of memory
+is an error.
 """
 
 import argparse

@@ -62,6 +62,11 @@ def test_infer_with_json(mlp_server: Server) -> None:
     np.testing.assert_allclose(output["data"], expected(mlp_server, [ROW])[0], atol=1e-5)
 
 
+def test_fields_of_other_servers_are_passed_over(mlp_server: Server) -> None:
+    plain = mlp_server.infer({"inputs": [tensor()]})
+    assert mlp_server.infer({"inputs": [tensor()], "model_name": "mlp", "model_version": None}) == plain
+
+
 def test_nested_and_flat_data_mean_the_same(mlp_server: Server) -> None:
     flat = mlp_server.infer({"inputs": [tensor(ROW * 2, [2, 16])]})
     nested = mlp_server.infer({"inputs": [tensor([ROW, ROW], [2, 16])]})
@@ -152,7 +157,6 @@ def test_classification(mlp_server: Server) -> None:
     [
         ({}, "no inputs"),
         ({"inputs": []}, "no inputs"),
-        ({"inputs": [tensor()], "input": 1}, "'input'"),
         ({"inputs": [tensor(name="z")]}, "x (FP32, [-1, 16])"),
         ({"inputs": [tensor(datatype="FP64")]}, "wants FP32"),
         ({"inputs": [tensor(datatype="FLOAT")]}, "use one of"),

@@ -215,9 +215,7 @@ class V2Rest:
 
     def _ask(self, document: dict[str, Any], binary: bool) -> Ask:
         """Check everything but the data."""
-        unknown = document.keys() - {"id", "parameters", "inputs", "outputs"}
-        if unknown:
-            raise bad_request(f"unexpected field {sorted(unknown)[0]!r} in the request")
+        # Fields of other servers are passed over: KServe's client sends `model_name`, for one.
         inputs = document.get("inputs")
         if not isinstance(inputs, list) or not inputs:
             raise bad_request("the request has no inputs: give a list of tensors in 'inputs'")
