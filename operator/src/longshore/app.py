@@ -11,10 +11,12 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import kopf
 
+from longshore.activators import Activators
 from longshore.cluster import Cluster, ClusterError, in_cluster
 from longshore.examine import Examiner
 from longshore.index import Index, Key
@@ -72,7 +74,18 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
     async with await Cluster.connect(told=metrics.told) as cluster:
         senses, scraper = Senses(), Scraper()
         examiner = Examiner(senses)
-        reconciler = Reconciler(cluster, index, senses, settings, metrics, examiner.examine)
+        activators = _activators(index, settings)
+        if activators is not None:
+            senses.activators = activators.view
+        reconciler = Reconciler(
+            cluster,
+            index,
+            senses,
+            settings,
+            metrics,
+            examiner.examine,
+            activators.tell if activators is not None else lambda key, activation: None,
+        )
         queue: Queue[Key] = Queue(reconciler, process.workers, _log_failure)
         examiner.wake = queue.add
         await _first_list(cluster, index, settings)
@@ -103,8 +116,18 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, stop.set)
                 listening = listen(index, senses, queue.add, scraper)
-                await _until(stop, watching, elect(), _resync(cluster, index, queue, settings), listening)
+                parts = [elect(), _resync(cluster, index, queue, settings), listening]
+                if activators is not None:
+                    activators.wake = queue.add
+                    parts.append(activators.run(cluster))
+                await _until(stop, watching, *parts)
             await scraper.close()
+
+
+def _activators(index: Index, settings: Settings) -> Activators | None:
+    if settings.activator_token is None:
+        return None
+    return Activators(index, settings.activator_namespace, Path(settings.activator_token))
 
 
 async def _until(stop: asyncio.Event, watching: asyncio.Task[None], *parts: Awaitable[None]) -> None:

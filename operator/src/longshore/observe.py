@@ -12,6 +12,7 @@ from longshore.api import Status
 from longshore.api.parse import SpecError, parse_spec
 from longshore.index import Index, Key
 from longshore.plan.state import (
+    ActivatorView,
     DeploymentView,
     JobView,
     Observed,
@@ -79,6 +80,7 @@ def observe(
         telemetry=senses.telemetry.get(key) if senses else None,
         analysed=senses.analysed.get(key) if senses else None,
         scaled=senses.scaled.get(key) if senses else None,
+        activators=_activators(root, key, senses),
         preflight=senses.preflight.get(key) if senses else None,
     )
 
@@ -90,6 +92,13 @@ def _known_status(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     except ValidationError:
         return {}
     return raw
+
+
+def _activators(root: Object, key: Key, senses: Senses | None) -> ActivatorView | None:
+    """Ask what the activators know of a model, only where it may go to zero: asking takes a port."""
+    if senses is None or senses.activators is None or root.get("spec", {}).get("scaling", {}).get("min") != 0:
+        return None
+    return senses.activators(key)
 
 
 def timestamp(text: str | None) -> float | None:

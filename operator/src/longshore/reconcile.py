@@ -14,7 +14,7 @@ from longshore.metrics import Metrics
 from longshore.observe import observe
 from longshore.plan.outcome import Plan, Problem
 from longshore.plan.pipeline import make_plan
-from longshore.plan.state import Observed
+from longshore.plan.state import Activation, Observed
 from longshore.resources.kinds import CHILDREN, MODEL_DEPLOYMENT
 from longshore.senses import Senses
 from longshore.settings import Settings
@@ -36,6 +36,7 @@ class Reconciler:
         settings: Settings,
         metrics: Metrics,
         examine: Callable[[Observed, str], None] = lambda observed, revision: None,
+        activate: Callable[[Key, Activation | None], None] = lambda key, activation: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
@@ -44,6 +45,7 @@ class Reconciler:
         self._settings = settings
         self._metrics = metrics
         self._examine = examine
+        self._activate = activate
         self._clock = clock
         self._store = ArtifactStore(settings.store_plain_http)
 
@@ -57,6 +59,7 @@ class Reconciler:
             observed = self._observe(key)
             if observed is None:
                 self._senses.forget(key)
+                self._activate(key, None)
                 return None
             plan = make_plan(observed)
             if plan.rests_on:
@@ -73,6 +76,8 @@ class Reconciler:
 
     async def _carry_out(self, key: Key, observed: Observed, plan: Plan) -> float | None:
         log = logging.LoggerAdapter(_LOGGER, {"key": f"{key[0]}/{key[1]}"})
+        # First of all: whoever waits in an activator waits for nothing else.
+        self._activate(key, plan.activation)
         try:
             writes = await apply_plan(self._cluster, self._store, self._index, observed, plan)
         except ClusterError as error:

@@ -1,10 +1,11 @@
 """What the operator learns beside the watches: pods' counters and answers. A restart learns anew."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from longshore.index import Key
 from longshore.plan.rollout.model import PreflightView
-from longshore.plan.state import Analysed, Scaled
+from longshore.plan.state import ActivatorView, Analysed, Scaled
 from longshore.plan.telemetry import Telemetry
 
 
@@ -18,6 +19,8 @@ class Senses:
     analysed: dict[Key, Analysed] = field(default_factory=dict)
     scaled: dict[Key, Scaled] = field(default_factory=dict)
     preflight: dict[Key, PreflightView] = field(default_factory=dict)
+    activators: Callable[[Key], ActivatorView | None] | None = None
+    """Tells what the activators know of a model; None where there are none."""
 
     def forget(self, key: Key) -> None:
         """Forget a ModelDeployment that is gone."""

@@ -39,6 +39,10 @@ class Settings(BaseModel):
     plain_http_registries: tuple[str, ...] = Field(
         default=(), description="Registry hosts that pods reach by HTTP without TLS."
     )
+    activator_token: str | None = Field(
+        default=None, description="File with the bearer token of the activators; None: there are none."
+    )
+    activator_namespace: str = Field(default="longshore-system", description="Where the activators run.")
     prometheus: str | None = Field(
         default=None, description="Address of the Prometheus that scrapes the pods, for KEDA's triggers."
     )

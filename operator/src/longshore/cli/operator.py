@@ -34,6 +34,16 @@ def run(
         str, typer.Option(help="Where artifacts go: oci://host/repository.", envvar="LONGSHORE_STORE")
     ] = "oci://localhost:5000/longshore",
     store_plain_http: Annotated[bool, typer.Option(envvar="LONGSHORE_STORE_PLAIN_HTTP")] = False,
+    activator_token: Annotated[
+        str | None,
+        typer.Option(
+            help="File with the activators' bearer token; absent: no model goes to zero by itself.",
+            envvar="LONGSHORE_ACTIVATOR_TOKEN",
+        ),
+    ] = None,
+    activator_namespace: Annotated[
+        str, typer.Option(help="Namespace of the activators.", envvar="LONGSHORE_ACTIVATOR_NAMESPACE")
+    ] = "longshore-system",
     prometheus: Annotated[
         str | None, typer.Option(help="Prometheus that scrapes the pods.", envvar="LONGSHORE_PROMETHEUS")
     ] = None,
@@ -90,6 +100,8 @@ def run(
         triton_image=triton_image,
         store=store,
         store_plain_http=store_plain_http,
+        activator_token=activator_token,
+        activator_namespace=activator_namespace,
         prometheus=prometheus,
         store_secret=store_secret,
         node_registries=tuple(NodeRegistry.parse(text) for text in node_registry or ()),

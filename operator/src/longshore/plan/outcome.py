@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from longshore.api.status import Optimization, Revision, Side
-from longshore.plan.state import Analysed, Scaled
+from longshore.plan.state import Activation, Analysed, Scaled
 
 T = TypeVar("T")
 
@@ -101,5 +101,7 @@ class Plan:
     """The same, as `Observed.scaled`."""
     listen: bool = False
     """The pods' counters are needed."""
+    activation: Activation | None = None
+    """What the activators shall know of this model."""
     preflight: str | None = None
     """Revision that recorded requests shall be sent to."""

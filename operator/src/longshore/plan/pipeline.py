@@ -1,14 +1,17 @@
 """The whole decision: Observed -> Plan. Each stage is one file; this page only chains them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from longshore.api import Spec, Status
 from longshore.api.parse import SpecError, parse_spec, unknown_fields
+from longshore.api.scaling import Engine
 from longshore.api.status import Optimization, Revision
 from longshore.plan import artifact as artifact_stage
 from longshore.plan import autoscaler as autoscaler_stage
 from longshore.plan import scale as scale_stage
 from longshore.plan import serve as serve_stage
+from longshore.plan import zero as zero_stage
 from longshore.plan.artifact import Artifact
 from longshore.plan.deletion import finalizers, plan_deletion
 from longshore.plan.outcome import Done, Facts, Notice, Plan, Problem, Waiting
@@ -40,22 +43,36 @@ def make_plan(observed: Observed) -> Plan:
     artifact = optimized.outcome.value if isinstance(optimized.outcome, Done) else None
     autoscaler = autoscaler_stage.decide(observed, spec)
     state = serve_stage.rollout_state(observed)
-    load = scale_stage.decide(observed, spec, state.stable if state else None)
+    stable = state.stable if state else None
+    load = scale_stage.decide(observed, spec, stable)
+    zero = zero_stage.decide(observed, spec, stable, load.replicas)
+    load = replace(load, replicas=zero.replicas)
     serving = serve_stage.decide(observed, spec, revision, artifact, load)
-    facts = _facts(observed, spec, revision, optimized.outcome, serving, load, autoscaler)
+    facts = _facts(observed, spec, revision, optimized.outcome, serving, load, autoscaler, zero)
     return Plan(
-        apply=(*_needed_by_job(observed, optimized), *optimized.apply, *serving.apply, *autoscaler.apply),
-        delete=(*optimized.delete, *serving.delete, *autoscaler.delete),
+        apply=(
+            *_needed_by_job(observed, optimized),
+            *optimized.apply,
+            *zero.apply,
+            *serving.apply,
+            *autoscaler.apply,
+        ),
+        delete=(*optimized.delete, *serving.delete, *autoscaler.delete, *zero.delete),
         facts=facts,
         notices=(*serving.notices, *_scaled(observed, load)),
         requeue_after=_soonest(
-            _again(optimized.outcome), serving.again, _again(serving.outcome), _again(serving.routed)
+            _again(optimized.outcome),
+            serving.again,
+            _again(serving.outcome),
+            zero.again,
+            _again(serving.routed),
         ),
         rests_on=serving.rests_on,
         finalizers=finalizers(observed, starts_job=bool(optimized.apply)),
         answered=(*_answered_retry(observed, artifact), *serving.answered),
         analysed=serving.analysed,
         scaled=load.scaled,
+        activation=zero.activation,
         listen=serving.listen or load.listens,
         preflight=serving.preflight,
     )
@@ -125,14 +142,19 @@ def _facts(
     serving: serve_stage.ServeStage,
     load: scale_stage.ScaleStage,
     autoscaler: autoscaler_stage.AutoscalerStage,
+    zero: zero_stage.ZeroStage,
 ) -> Facts:
     outcomes = (optimized, serving.outcome, serving.routed, autoscaler.outcome)
     stalled = next((o for o in outcomes if isinstance(o, Problem)), None)
     waiting = next((o for o in outcomes if isinstance(o, Waiting)), None)
-    ready = serving.stable is not None and serving.stable.ready_replicas > 0
+    answers = serving.stable is not None and serving.stable.ready_replicas > 0
+    # Held requests are answered too, once a pod is there.
+    ready = answers or zero.holds
     if waiting is not None and waiting.reason in ("ScaledToZero", "NothingServes"):
         waiting = waiting if waiting.reason == "NothingServes" and not stalled else None
     phase, message = _phase(ready, serving, stalled, waiting)
+    if zero.holds and not answers and phase == "Ready":
+        phase, message = "Idle", "no pod runs; the first request starts one"
     artifact = optimized.value if isinstance(optimized, Done) else None
     return Facts(
         phase=phase,
@@ -141,9 +163,7 @@ def _facts(
         ready_reason="Serving"
         if ready
         else (stalled.reason if stalled else waiting.reason if waiting else "Idle"),
-        ready_message=(
-            f"revision {serving.stable.revision} answers" if ready and serving.stable else message
-        ),
+        ready_message=_ready_message(answers, zero.holds, serving, message),
         reconciling=None if stalled else waiting,
         stalled=stalled,
         optimized=_stage(optimized),
@@ -152,6 +172,7 @@ def _facts(
         scaling=autoscaler.outcome or _scaling(observed, load),
         unsupported=(
             *unsupported_fields(spec),
+            *_cannot_sleep(observed, spec),
             *(f"spec.{field}" for field in autoscaler.unexpressed),
             *(f"{f} (unknown to this version)" for f in unknown_fields(observed.spec)),
         ),
@@ -164,6 +185,19 @@ def _facts(
         selector=_selector(observed),
         rollout=serving.rollout,
     )
+
+
+def _cannot_sleep(observed: Observed, spec: Spec) -> tuple[str, ...]:
+    """A model that may go to zero stays at one pod where nobody would notice the next client."""
+    if spec.scaling.min > 0 or observed.settings.activator_token or spec.scaling.engine is not Engine.BUILTIN:
+        return ()
+    return ("spec.scaling.min (no activator is installed: one pod is kept; enable activator in the chart)",)
+
+
+def _ready_message(answers: bool, holds: bool, serving: serve_stage.ServeStage, otherwise: str) -> str:
+    if answers and serving.stable:
+        return f"revision {serving.stable.revision} answers"
+    return "the activators hold requests until a pod answers" if holds else otherwise
 
 
 def _phase(

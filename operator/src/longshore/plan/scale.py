@@ -13,7 +13,7 @@ from longshore.plan.scaling import (
     step,
 )
 from longshore.plan.state import Observed, Scaled
-from longshore.plan.telemetry import PodReading
+from longshore.plan.telemetry import PodReading, Telemetry
 
 
 @dataclass(frozen=True)
@@ -38,35 +38,40 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
     """
     if spec.serving.replicas is not None:
         return ScaleStage(spec.serving.replicas)
-    low, high = max(spec.scaling.min, 1), spec.scaling.ceiling
+    waiting = observed.activators.waiting if observed.activators else None
+    low = spec.scaling.min if waiting is not None else max(spec.scaling.min, 1)
+    high = max(spec.scaling.ceiling, low)
     if spec.scaling.engine is not Engine.BUILTIN or high <= low or stable is None:
-        return ScaleStage(low)
+        return ScaleStage(max(low, 1))
     standing = observed.deployment(stable)
     current = min(max(standing.replicas if standing else low, low), high)
     before = observed.scaled or Scaled()
     telemetry = observed.telemetry
-    if telemetry is None or telemetry.at <= before.looked_at:
+    woken = current == 0 and waiting is not None and waiting.demand > 0
+    if not woken and (telemetry is None or telemetry.at <= before.looked_at):
         return ScaleStage(before.replicas if before.replicas is not None else current, before, before.reason)
     pods = [pod for pod in observed.pods if pod.revision and pod.job is None and not pod.deleting]
+    heard = telemetry or Telemetry()
+    now = max(heard.at, observed.now) if woken else heard.at
     seen = Observation(
-        now=telemetry.at,
+        now=now,
         revisions=(
             RevisionLoad(
                 name=stable,
                 replicas=current,
                 ready=sum(pod.ready for pod in pods if pod.revision == stable),
-                floor=low,
             ),
         ),
-        samples=tuple(_sample(reading) for reading in telemetry.readings),
+        samples=tuple(_sample(reading) for reading in heard.readings),
         ready_pods=frozenset(pod.name for pod in pods if pod.ready),
         starts=tuple(PodStart(p.name, p.created, p.ready_since) for p in pods if p.ready_since is not None),
+        waiting=waiting,
     )
     policy = policy_of(spec)
     state, decision = step(policy, before.state, seen)
     replicas = min(max(decision.total, low), high)
     reason = decision.reason if replicas != current else before.reason
-    scaled = Scaled(state, replicas, telemetry.at, reason)
+    scaled = Scaled(state, replicas, now, reason)
     return ScaleStage(replicas, scaled, reason, "; ".join(decision.problems) if decision.held else "")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from longshore.plan.analysis.counters import PodSample
 from longshore.plan.analysis.judge import AnalysisState
 from longshore.plan.rollout.model import PreflightView
-from longshore.plan.scaling.state import State
+from longshore.plan.scaling import State, Waiting
 from longshore.plan.telemetry import Telemetry
 from longshore.resources.deployment import Provenance
 from longshore.resources.names import Owner
@@ -110,6 +110,33 @@ class Scaled:
     """Why the number last changed, in one line."""
 
 
+@dataclass(frozen=True, order=True)
+class Endpoint:
+    """A pod that a held connection may be joined to."""
+
+    address: str
+    ready: bool
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What the activators shall know of a model: their ports for it, and its pods."""
+
+    http: int
+    grpc: int
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+@dataclass(frozen=True)
+class ActivatorView:
+    """What is known of the activators for one model: who holds its ports, and who waits there."""
+
+    addresses: tuple[str, ...]
+    http: int
+    grpc: int
+    waiting: Waiting
+
+
 @dataclass(frozen=True)
 class RouteClaim:
     """A route that another ModelDeployment wants as well."""
@@ -151,6 +178,8 @@ class Observed:
     scaled: Scaled | None = None
     """The same, of scaling."""
     preflight: PreflightView | None = None
+    activators: ActivatorView | None = None
+    """None while no activator is heard."""
 
     def deployment(self, revision: str) -> DeploymentView | None:
         """Find the Deployment of a revision."""

@@ -31,11 +31,6 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         "the search runs in one pod",
     ),
     (
-        "scaling.min",
-        lambda s: s.scaling.min == 0,
-        "a model does not go to zero by itself; one pod is kept",
-    ),
-    (
         "scaling.metrics",
         lambda s: (
             s.scaling.engine is Engine.BUILTIN

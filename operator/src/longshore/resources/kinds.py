@@ -45,6 +45,7 @@ NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolici
 HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", optional=True)
 HORIZONTAL_POD_AUTOSCALER = Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 SCALED_OBJECT = Kind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", optional=True)
+ENDPOINT_SLICE = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
 CHILDREN: tuple[Kind, ...] = (
@@ -54,6 +55,7 @@ CHILDREN: tuple[Kind, ...] = (
     DEPLOYMENT,
     POD_DISRUPTION_BUDGET,
     SERVICE,
+    ENDPOINT_SLICE,
     HTTP_ROUTE,
     HORIZONTAL_POD_AUTOSCALER,
     SCALED_OBJECT,
