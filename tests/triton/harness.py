@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
@@ -75,10 +77,19 @@ class Triton:
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"it ended: {self.log()}"
-            if self.status("/v2/health/ready") == 200:
+            # Triton opens the port of its metrics last.
+            if self.status("/v2/health/ready") == 200 and self._listens(self.metrics_port):
                 return
             time.sleep(0.02)
         raise AssertionError(f"it did not get ready: {self.log()}")
+
+    @staticmethod
+    def _listens(port: int) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1):
+                return True
+        except OSError:
+            return False
 
     @property
     def address(self) -> str:

@@ -24,9 +24,12 @@ _TELL_EVERY = 0.5
 class Counter:
     """A counter among the server's metrics that Triton itself does not keep."""
 
-    def __init__(self, name: str, description: str, labels: dict[str, str]) -> None:
+    def __init__(
+        self, name: str, description: str, labels: dict[str, str], every: float = _TELL_EVERY
+    ) -> None:
         self._family = utils.MetricFamily(name=name, description=description, kind=utils.MetricFamily.COUNTER)
         self._metric = self._family.Metric(labels=labels)
+        self._every = every
         self._untold = 0.0
         self._told_at = time.monotonic()
 
@@ -34,7 +37,7 @@ class Counter:
         """Count; what came within the last moment is told with the next run."""
         self._untold += value
         now = time.monotonic()
-        if now - self._told_at >= _TELL_EVERY:
+        if now - self._told_at >= self._every:
             if self._untold:
                 self._metric.increment(self._untold)
             self._untold, self._told_at = 0.0, now
@@ -72,6 +75,10 @@ class TritonPythonModel:
         # Triton counts the time of a batch once for each of its requests.
         self._compute_time = Counter(
             "longshore_compute_time_seconds_total", "Time in the model by batch, cumulative", labels
+        )
+        # Triton counts a request as answered well even where a Python model answers it with an error.
+        self._failures = Counter(
+            "longshore_requests_failed_total", "Requests that the model failed on", labels, every=0.0
         )
         self._slow = Counter(
             "longshore_requests_over_objective_total", "Requests that ran longer than the objective", labels
@@ -115,6 +122,7 @@ class TritonPythonModel:
         try:
             values = self._session.run(self._outputs, joined)
         except Exception as error:  # noqa: BLE001 (ONNX Runtime has no base class for its errors)
+            self._failures.add(len(members))
             for i in members:
                 answers[i] = _failed(str(error))
             return

@@ -23,8 +23,8 @@ _LOOK_EVERY = 0.5
 _STUCK_SECONDS = 5.0
 """A stub that ended during the load and was not reaped for so long never told the server."""
 _QUIET_SECONDS = 3.0
-_QUIET_TICKS = 5
-"""Less CPU time than this (in clock ticks, usually 10 ms each) in `_QUIET_SECONDS` is no inference."""
+_QUIET_TICKS = 1
+"""No more CPU time than this (in clock ticks, usually 10 ms each) in `_QUIET_SECONDS` is no inference."""
 _KILL_AFTER = 3.0
 
 

@@ -49,7 +49,9 @@ class Triton:
         path="/metrics",
         series={
             "requests": (Series("nv_inference_request_success"), Series("nv_inference_request_failure")),
-            "errors": (Series("nv_inference_request_failure"),),
+            # Triton's Python backend counts an answer with an error as a success.
+            "errors": (Series("nv_inference_request_failure"), Series("longshore_requests_failed_total")),
+            "slow": (Series("longshore_requests_over_objective_total"),),
             "executions": (Series("nv_inference_exec_count"),),
             "rows": (Series("nv_inference_count"),),
             "queue_seconds": _request_microseconds("queue"),
