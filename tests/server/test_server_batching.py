@@ -1,6 +1,5 @@
 """When requests run together, and when not."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from longshore_server.cost import CostModel
 from onnx import TensorProto, helper
 
 from tests.server import models
-from tests.server.harness import Server
 from tests.server.inprocess import InProcess, Transport
 
 
@@ -84,29 +82,16 @@ async def test_one_request_that_fails_leaves_the_others_their_answers(tmp_path: 
     assert counters["nv_inference_request_success"] == 2
 
 
-def test_a_request_s_own_timeout_is_kept(tmp_path: Path) -> None:
-    with Server(models.slow(tmp_path / "slow", 300, 512), "--max-batch-size", "1") as server:
-
-        async def both() -> list[tuple[int, Any]]:
-            slow = {
-                "inputs": [{"name": "x", "shape": [256, 512], "datatype": "FP32", "data": [0.5] * 256 * 512}],
-                "outputs": [{"name": "y", "parameters": {"classification": 1}}],
-            }
-            quick = {"inputs": [{"name": "x", "shape": [1, 512], "datatype": "FP32", "data": [0.5] * 512}]}
-            first = asyncio.create_task(asyncio.to_thread(server.infer, slow))
-            labels = '{model="slow",version="1"}'
-            gauge = f"longshore_requests_in_flight{labels}"
-            while not (await asyncio.to_thread(server.metrics))[gauge]:  # noqa: ASYNC110 - not this process
-                await asyncio.sleep(0.01)
-            second = asyncio.to_thread(server.infer, quick | {"parameters": {"timeout": 1000}})
-            return [await first, await second]
-
-        (first, _), (second, answer) = asyncio.run(both())
-        assert (first, second) == (200, 504)
-        assert "deadline" in answer["error"]
-        assert (
-            server.metrics()['nv_inference_request_failure{model="slow",version="1",reason="CANCELED"}'] == 1
-        )
+async def test_work_whose_own_timeout_has_passed_is_not_run(tmp_path: Path) -> None:
+    model = models.identity(tmp_path / "m", TensorProto.FLOAT, ("N", 2))
+    late = ask("m", 1, 2, 1).partition(b"\r\n\r\n")[2]
+    body = json.dumps(json.loads(late) | {"parameters": {"timeout": 1}}).encode()
+    head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    answers, counters = await together(model, [head + body, ask("m", 1, 2, 3)])
+    assert "deadline" in answers[0]["error"]
+    assert answers[1]["outputs"][0]["data"] == [3, 3]
+    assert counters["nv_inference_count"] == 1
+    assert counters['nv_inference_request_failure{reason="CANCELED"}'] == 1
 
 
 class TestCost:
