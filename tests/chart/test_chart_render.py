@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import yaml
+from longshore.resources.names import MANAGED_BY, MANAGER
 
 from e2e.cluster.apiserver import ApiServer
 from e2e.cluster.errors import ClusterError
 from tests.chart.rendered import CHART, ROOT, Helm, Object, environment, find, names
 
 REGISTRY = "longshore-registry.longshore-system.svc:5000"
+BOTH = ("longshore", "longshore-activator")
 NODE_PORT: dict[str, Any] = {"registry": {"nodePort": 30500}}
 PLAIN: dict[str, Any] = {}
 EVERYTHING: dict[str, Any] = {
@@ -57,6 +59,7 @@ EVERYTHING: dict[str, Any] = {
         "podLabels": {"team": "platform"},
         "env": [{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}],
     },
+    "activator": {"enabled": True, "replicas": 3},
     "networkPolicy": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
     "serviceAccount": {"annotations": {"cloud.example/role": "longshore"}},
     "monitoring": {
@@ -149,6 +152,33 @@ def test_by_default_artifacts_go_to_the_registry_in_the_cluster(helm: Helm) -> N
     assert settings["LONGSHORE_PLAIN_HTTP_REGISTRIES"] == REGISTRY
     assert service["spec"]["type"] == "ClusterIP", "nobody outside of the cluster reaches it"
     assert "LONGSHORE_NODE_REGISTRIES" not in settings, "init containers fetch, which works everywhere"
+
+
+def test_operator_and_activators_share_one_token(helm: Helm) -> None:
+    def secrets(objects: list[Object]) -> set[str]:
+        pods = [find(objects, "Deployment", n)["spec"]["template"]["spec"] for n in BOTH]
+        return {v["secret"]["secretName"] for pod in pods for v in pod["volumes"] if "secret" in v}
+
+    assert "longshore-activator" not in names(helm.render(), "Deployment")
+    objects = helm.render({"activator": {"enabled": True}})
+    assert secrets(objects) == {"longshore-activator"} == set(names(objects, "Secret"))
+    objects = helm.render({"activator": {"enabled": True, "existingSecret": "mine"}})
+    assert secrets(objects) == {"mine"}
+    assert names(objects, "Secret") == []
+
+
+def test_only_pods_of_longshore_reach_the_registry(helm: Helm) -> None:
+    objects = helm.render()
+    policy = find(objects, "NetworkPolicy", "longshore-registry")["spec"]
+    labels = find(objects, "Deployment", "longshore-registry")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    others, own = policy["ingress"][0]["from"]
+    assert others["podSelector"]["matchLabels"] == {MANAGED_BY: MANAGER}
+    for kind, name in (("Deployment", "longshore"), ("Pod", "longshore-test")):
+        found = find(objects, kind, name)
+        pod = found if kind == "Pod" else found["spec"]["template"]
+        assert own["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert "longshore-registry" not in names(helm.render(NODE_PORT), "NetworkPolicy"), "nodes must reach it"
 
 
 def test_nodes_may_pull_from_the_registry_in_the_cluster(helm: Helm) -> None:

@@ -58,6 +58,8 @@ def test_the_roles_of_namespaces_are_exactly_what_the_code_does(helm: Helm) -> N
 def test_the_lease_is_the_only_thing_written_in_the_operators_namespace(helm: Helm) -> None:
     rules = find(helm.render(), "Role", "longshore-leader")["rules"]
     assert _granted(rules) == {_place(LEASE): {"get", "create", "update"}}
+    with_activators = find(helm.render({"activator": {"enabled": True}}), "Role", "longshore-leader")["rules"]
+    assert _granted(with_activators) == _granted(rules) | {_place(POD): {"list"}}
     assert {"get", "update"} in [set(r["verbs"]) for r in rules if r.get("resourceNames") == ["longshore"]]
 
 
