@@ -71,4 +71,4 @@ def test_values_are_values_of_the_chart(helm: Helm, document: dict[str, Any]) ->
 
 def test_there_is_an_example_for_each_guide() -> None:
     found = {path.stem for path in Path(ROOT / "examples").glob("*.yaml")}
-    assert {"minimal", "digits", "canary", "scaling", "triton"} <= found
+    assert {"minimal", "digits", "canary", "scaling", "triton", "zero"} <= found
