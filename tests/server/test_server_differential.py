@@ -1,6 +1,7 @@
 """The fast paths against plain implementations, on generated requests cut at every byte."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.server import models
-from tests.server.inprocess import InProcess
+from tests.server.inprocess import LIMITS, InProcess
 from tests.server.reference import Reference
 
 QUICK = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -199,6 +200,9 @@ async def test_heads_and_bodies_above_the_limits_are_refused(pair: Path) -> None
     answer, closed = await InProcess(pair).http_answer(head)
     assert answer.startswith(b"HTTP/1.1 413")
     assert closed
+    whole = b"POST /v2/models/pair/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n" + bytes(2000)
+    small = InProcess(pair, dataclasses.replace(LIMITS, body_bytes=1000))
+    assert (await small.http_answer(whole))[0].startswith(b"HTTP/1.1 413")
     headers = b"".join(b"X-%d: a\r\n" % number for number in range(101))
     assert (await InProcess(pair).http_answer(b"GET /v2 HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n"))[
         0

@@ -91,6 +91,9 @@ class HttpServer:
     def resolve(self, data: bytes) -> RequestHead:
         """Parse and route a head that is not known yet."""
         head = parse_head(data)
+        limit = self.limits.body_bytes
+        if head.content_length > limit:
+            raise too_large(f"the body has {head.content_length} bytes, the limit is {limit}")
         try:
             self.router.route(head)
         except RequestError as error:
@@ -293,9 +296,6 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._dispatch(data[end:] if length else b"")
             return
         limits = self.server.limits
-        if length > limits.body_bytes:
-            self._refuse(too_large(f"the body has {length} bytes, the limit is {limits.body_bytes}"))
-            return
         if head.expects_continue and not rest:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if head.chunked:
