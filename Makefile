@@ -62,11 +62,12 @@ test-fast: $(SYNCED) ## Run the tests that need no cluster (some start a real AP
 
 .PHONY: test
 test: lint ## Run everything, from nothing: checks, fast tests, the cluster itself, then what runs on it
-	$(VENV)/bin/pytest -m "not cluster and not node"
-	$(VENV)/bin/pytest -m node tests/cluster_tool
+	$(VENV)/bin/pytest -q -n 2 --dist loadfile -m "not cluster and not node"
+	$(VENV)/bin/pytest -q -m node tests/cluster_tool
 	@$(CLUSTER_TOOL) up
 	@$(CLUSTER_TOOL) images
-	$(VENV)/bin/pytest -m "cluster and not node" tests e2e/scenarios
+	@$(CLUSTER_TOOL) images triton
+	LONGSHORE_E2E_AS_IT_IS=1 $(VENV)/bin/pytest -q -n 2 --dist loadfile -m "cluster and not node" tests e2e/scenarios
 
 # --- the demo
 

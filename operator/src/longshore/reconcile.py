@@ -103,6 +103,9 @@ class Reconciler:
         if writes or told:
             phase = plan.facts.phase if plan.facts else "Deleting"
             log.info("reconciled with %d writes", writes + told, extra={"phase": phase})
+        if told:
+            # What status remembers may ask for more, and no watch tells of one's own writes.
+            return min(NEXT_LOOK, plan.requeue_after or NEXT_LOOK)
         return plan.requeue_after
 
     def _remember(self, key: Key, observed: Observed, plan: Plan) -> None:
@@ -149,6 +152,9 @@ SECOND_LOOK = 0.25
 
 REFUSED_LOOK = 60.0
 """Seconds between tries of what the API server refuses: a quota or a policy may have changed."""
+
+NEXT_LOOK = 0.05
+"""Seconds until the next look after a status was written."""
 
 NAME_TAKEN_LOOK = 30.0
 """Seconds between looks at an object of somebody else's that is in the way: no watch tells of it."""

@@ -162,8 +162,8 @@ class Preflight(Part):
         default=None,
         ge=0,
         le=1,
-        description="Largest share of answers that may differ from the stable revision's; absent: a new model "
-        "may answer differently, but it must answer.",
+        description="Largest share of answers that may differ from the stable revision's; absent: a new "
+        "model may answer differently, but it must answer.",
     )
     tolerance: float = Field(
         default=0.01, ge=0, le=1e6, description="Relative difference of numbers that counts as the same."
