@@ -62,6 +62,7 @@ test-fast: $(SYNCED) ## Run the tests that need no cluster (some start a real AP
 
 .PHONY: test
 test: lint ## Run everything, from nothing: checks, fast tests, the cluster itself, then what runs on it
+	@$(CLUSTER_TOOL) host
 	$(VENV)/bin/pytest -q -n 2 --dist loadfile -m "not cluster and not node"
 	$(VENV)/bin/pytest -q -m node tests/cluster_tool
 	@$(CLUSTER_TOOL) up

@@ -29,7 +29,7 @@ def say(line: str) -> None:
 @app.command("host")
 def require_host() -> None:
     """Name the Debian packages that this machine lacks; install them as root."""
-    host.require((*host.BUILD, *host.NODE, *host.IMAGES), say)
+    host.require((*host.BUILD, *host.NODE, *host.IMAGES, *host.TESTS), say)
     say("this machine has every package that the cluster and the images need")
 
 

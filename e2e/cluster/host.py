@@ -42,6 +42,7 @@ NODE = (
     Need("mount", command="mount"),
     Need("containernetworking-plugins", file="/usr/lib/cni/bridge"),
 )
+TESTS = (Need("strace", command="strace"),)
 IMAGES = (
     Need("buildah", command="buildah"),
     Need("mmdebstrap", command="mmdebstrap"),

@@ -1,5 +1,6 @@
 """Fixtures of the scenarios: an operator at work on the real cluster, and a namespace of one's own."""
 
+import base64
 import os
 import signal
 import subprocess
@@ -39,6 +40,7 @@ class Operator:
     kubeconfig: Path
     namespace: str
     log: Path
+    activator_token: Path
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -51,6 +53,8 @@ class Operator:
                     *("--store", f"oci://{REGISTRY_FROM_PODS}/longshore", "--store-plain-http"),
                     *("--node-registry", f"{REGISTRY_FROM_PODS}={REGISTRY_FROM_NODE}"),
                     *("--plain-http-registry", REGISTRY_FROM_PODS),
+                    *("--activator-token", str(self.activator_token)),
+                    *("--activator-namespace", self.namespace),
                 ],
                 env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
                 stderr=log,
@@ -104,12 +108,32 @@ def own_namespace(kube: Kube, files: FileServer) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def operator(kube: Kube, own_namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+def activator_token(
+    kube: Kube, environment: dict[str, str], own_namespace: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Run the chart's activators in the namespace; gives the file with their token."""
+    helm = Path(environment["PATH"].partition(":")[0]) / "helm"
+    chart = [str(helm), "template", "scenarios", str(ROOT / "charts" / "longshore")]
+    chosen = ["--kube-version", "1.36.0", "--namespace", own_namespace, "--set", "activator.enabled=true"]
+    shown = ["--show-only", "templates/activator.yaml"]
+    rendered = subprocess.run([*chart, *chosen, *shown], check=True, stdout=subprocess.PIPE, text=True).stdout
+    kube("apply", "-n", own_namespace, "-f", "-", stdin=rendered)
+    secret = kube.get("secret", "scenarios-longshore-activator", own_namespace)
+    assert secret is not None
+    path = tmp_path_factory.mktemp("activator") / "token"
+    path.write_bytes(base64.b64decode(secret["data"]["token"]))
+    return path
+
+
+@pytest.fixture(scope="session")
+def operator(
+    kube: Kube, own_namespace: str, activator_token: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operator]:
     """The operator, out of the cluster; it works in this process's namespace only."""
     kube("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     kube("wait", "--for=condition=Established", "crd/modeldeployments.longshore.dev", "--timeout=30s")
     log = tmp_path_factory.mktemp("operator") / "operator.log"
-    running = Operator(kube.kubeconfig, own_namespace, log)
+    running = Operator(kube.kubeconfig, own_namespace, log, activator_token)
     running.start()
     try:
         yield running

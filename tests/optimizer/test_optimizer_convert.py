@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import pandas
 import pytest
 import skops.io
 from longshore.api.model import Format
@@ -125,7 +126,6 @@ def test_a_pickle_of_something_else_is_named(tmp_path: Path) -> None:
 
 
 def test_a_pipeline_over_columns_takes_strings_and_numbers(tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"colour": ["red", "green", "blue", "red"] * 20, "size": np.arange(80.0)})
     target = (frame["size"] > 30).astype(int)
     model = make_pipeline(
