@@ -95,7 +95,16 @@ class ModelDeployment:
             assert under_way.get("status") == "False", f"still {under_way.get('reason')}: {seen}"
             return obj
 
-        return eventually(look, f"{self.name} is ready", seconds)
+        found = eventually(look, f"{self.name} is ready", seconds)
+        # Every kube-proxy learns of a new endpoint within a second; until then a connection is refused.
+        eventually(self._reached, f"the Service of {self.name} leads to a pod", 10, pause=0.05)
+        return found
+
+    def _reached(self) -> bool:
+        try:
+            return httpx.get(f"{self.address()}/v2/health/ready", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
 
     def address(self) -> str:
         """Give the Service's address, reachable from the node."""

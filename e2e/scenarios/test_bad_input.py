@@ -135,7 +135,7 @@ def test_a_model_that_answers_nan_is_refused_by_the_job(deployment: New, files: 
     assert "nan" in model.wait_for("Stalled", "True")["message"].lower()
 
 
-def test_nothing_within_the_limits_fails_where_that_is_asked(deployment: New, files: FileServer) -> None:
+def test_nothing_within_max_drop_fails_where_that_is_asked(deployment: New, files: FileServer) -> None:
     data = digits()
     model = deployment("strict")
     model.apply(
@@ -144,13 +144,13 @@ def test_nothing_within_the_limits_fails_where_that_is_asked(deployment: New, fi
             "optimize": {
                 "calibration": {"uri": files.put("calibration.npz", data.calibration)},
                 "evaluation": {"uri": files.put("evaluation.npz", data.evaluation), "maxDrop": 0},
-                "limits": {"size": "10"},
                 "onMiss": "Fail",
             },
         }
     )
     stalled = model.wait_for("Stalled", "True", seconds=240)
-    assert "limits" in stalled["message"] or "size" in stalled["message"], stalled
+    assert stalled["reason"] == "NoCandidate"
+    assert "maxDrop" in stalled["message"], stalled
 
 
 def test_a_missing_secret_is_named_and_found_once_it_is_there(

@@ -126,4 +126,4 @@ def test_what_triton_cannot_do_is_refused_before_any_pod(deployment: New, push: 
     )
     stalled = model.wait_for("Stalled", "True", "RuntimeRefuses", 60)
     assert "nvidia.com/gpu" in stalled["message"]
-    assert not kube.list("pods", model.namespace)
+    assert not kube.list("pods", model.namespace, "app.kubernetes.io/component=server")

@@ -21,6 +21,7 @@ from longshore.cluster import Cluster, ClusterError
 from longshore.index import Index, Key
 from longshore.plan.scaling import Waiting
 from longshore.plan.state import Activation, ActivatorView
+from longshore.resources.endpointslice import SLICE_SUFFIX
 from longshore.resources.kinds import POD
 from longshore.resources.names import COMPONENT, GRPC_PORT, HTTP_PORT
 
@@ -123,10 +124,11 @@ class Activators:
         """Give the model's port: the one that its slice names, else the first free one after its hash."""
         if key in self._ports:
             return self._ports[key]
-        for (kind, _), obj in self._index.children(key).items():
-            if kind == "EndpointSlice" and obj.get("ports"):
-                self._ports[key] = int(obj["ports"][0]["port"])
-                return self._ports[key]
+        # The Service's own slices carry its labels too, so only the name tells.
+        standing = self._index.children(key).get(("EndpointSlice", f"{key[1]}{SLICE_SUFFIX}"))
+        if standing is not None and standing.get("ports"):
+            self._ports[key] = int(standing["ports"][0]["port"])
+            return self._ports[key]
         used = set(self._ports.values())
         start = int.from_bytes(hashlib.sha256("/".join(key).encode()).digest()[:4]) % len(PORTS)
         free = next(p for i in range(len(PORTS)) if (p := PORTS[(start + i) % len(PORTS)]) not in used)

@@ -4,6 +4,8 @@ from typing import Any
 
 from longshore.resources.names import ENTERED_AT, MANAGER, Owner
 
+SLICE_SUFFIX = "-activator"
+
 
 def activator_slice(
     owner: Owner, addresses: tuple[str, ...], http: int, grpc: int, entered_at: str
@@ -43,4 +45,4 @@ def activator_slice(
 
 def slice_name(owner: Owner) -> str:
     """Name the activators' slice of a model."""
-    return f"{owner.name}-activator"
+    return owner.name + SLICE_SUFFIX
