@@ -42,7 +42,9 @@ class Operator:
             *(str(Path(sys.executable).with_name("longshore")), "operator", "run"),
             *("--namespace", self._namespace, "--lease-namespace", self._namespace),
             *("--host", "127.0.0.1", "--port", str(self._port), "--json-logs"),
-            env={**os.environ, "KUBECONFIG": str(self._kubeconfig)},
+            # As installed: Python's byte code is cached.
+            env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+            | {"KUBECONFIG": str(self._kubeconfig)},
             stdout=self._output,
             stderr=self._output,
         )

@@ -36,7 +36,7 @@ WATCHED: tuple[Kind, ...] = (MODEL_DEPLOYMENT, *CHILDREN, POD)
 RESYNC = 600.0
 """Seconds between full lists: a watch that broke may have missed a deletion."""
 
-GATHER = 0.1
+GATHER = 0.25
 """Seconds for which events of children are gathered: a starting Deployment tells a dozen things at once."""
 
 START = 30.0
@@ -194,6 +194,8 @@ async def _watch(
     configuration = kopf.OperatorSettings()
     configuration.posting.enabled = False
     configuration.persistence.diffbase_storage = _NoDiffs()
+    configuration.persistence.progress_storage = _NoProgress()
+    configuration.queueing.idle_timeout = 0.5
     configuration.scanning.disabled = bool(settings.namespaces)
 
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
@@ -220,6 +222,26 @@ async def _watch(
         stop_flag=stop,
         ready_flag=ready,
     )
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Keeps kopf from looking in every object for the progress of handlers that do not exist here."""
+
+    def fetch(self, **_: Any) -> None:
+        """Nothing was stored."""
+
+    def store(self, **_: Any) -> None:
+        """Nothing is stored."""
+
+    def purge(self, **_: Any) -> None:
+        """Nothing is left to remove."""
+
+    def touch(self, **_: Any) -> None:
+        """Nothing is touched."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        """Nothing is in it."""
+        return essence
 
 
 class _NoDiffs(kopf.DiffBaseStorage):

@@ -12,6 +12,7 @@ from longshore.index import Index
 from longshore.plan.outcome import Notice, Plan
 from longshore.plan.state import Observed
 from longshore.resources.kinds import CHILDREN, EVENT, MODEL_DEPLOYMENT, kind_of
+from longshore.resources.names import APPLIED
 from longshore.status import build_status, says_more, transitions
 from longshore.store import ArtifactStore
 
@@ -38,7 +39,7 @@ async def apply_plan(
         live = observed.live.get((desired["kind"], desired["metadata"]["name"]))
         if desired["kind"] == "Job" and live is not None:
             continue  # a Job's template cannot change; another wish is another Job
-        if not stands(wanted, live):
+        if not _stands(index, wanted, live):
             index.put(await _apply_one(cluster, observed, wanted, known=live is not None))
             writes += 1
     for deletion in plan.delete:
@@ -47,6 +48,20 @@ async def apply_plan(
         index.forget(kind, key, deletion.name)
         writes += 1
     return writes
+
+
+def _stands(index: Index, wanted: Mapping[str, Any], live: Mapping[str, Any] | None) -> bool:
+    """Tell whether an object stands as wanted; the same two versions are compared once."""
+    if live is None:
+        return False
+    compared = (live["metadata"]["resourceVersion"], wanted["metadata"]["annotations"][APPLIED])
+    uid = live["metadata"]["uid"]
+    if index.standing.get(uid) == compared:
+        return True
+    if not stands(wanted, live):
+        return False
+    index.standing[uid] = compared
+    return True
 
 
 async def write_status(cluster: Cluster, index: Index, observed: Observed, plan: Plan) -> int:

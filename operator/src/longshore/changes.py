@@ -1,9 +1,10 @@
 """Tell without a request whether an object stands as it should."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
+
+import orjson
 
 from longshore.resources.names import APPLIED
 
@@ -11,8 +12,8 @@ from longshore.resources.names import APPLIED
 def stamped(desired: Mapping[str, Any]) -> dict[str, Any]:
     """Add the hash of the object to its annotations: a field that is no longer wanted changes the hash."""
     metadata = desired["metadata"]
-    text = json.dumps(desired, sort_keys=True, separators=(",", ":"))
-    annotations = {**metadata.get("annotations", {}), APPLIED: hashlib.sha256(text.encode()).hexdigest()[:16]}
+    text = orjson.dumps(desired, option=orjson.OPT_SORT_KEYS)
+    annotations = {**metadata.get("annotations", {}), APPLIED: hashlib.sha256(text).hexdigest()[:16]}
     return {**desired, "metadata": {**metadata, "annotations": annotations}}
 
 

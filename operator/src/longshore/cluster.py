@@ -1,6 +1,5 @@
 """The only file that knows the `kubernetes` client; everything else speaks plain dicts."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -8,6 +7,7 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
+import orjson
 from kubernetes.aio import client, config
 
 from longshore.resources.kinds import Kind
@@ -16,7 +16,7 @@ from longshore.resources.names import MANAGER
 REQUEST_TIMEOUT = 30.0
 """Seconds for one request, connecting included."""
 
-CONNECTIONS = 32
+CONNECTIONS = 16
 """Requests under way at once: the API server's own fairness does the rest."""
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -66,6 +66,9 @@ class Cluster:
         """
         settings = client.Configuration()
         settings.connection_pool_maxsize = CONNECTIONS
+        # Else aiohttp asks ~/.netrc and the proxy variables in a thread for every request; a proxy comes from
+        # the kubeconfig.
+        settings.client_session_kwargs = {"trust_env": False}
         try:
             if kubeconfig is None and in_cluster():
                 config.load_incluster_config(client_configuration=settings)
@@ -175,7 +178,7 @@ class Cluster:
             ) from error
         if response.status >= 400:
             raise _error(response.status, method, path, data)
-        answer: dict[str, Any] = json.loads(data)
+        answer: dict[str, Any] = orjson.loads(data)
         return answer
 
 
@@ -186,7 +189,7 @@ def in_cluster() -> bool:
 
 def _error(status: int, method: str, path: str, data: bytes) -> ClusterError:
     try:
-        answer = json.loads(data)
+        answer = orjson.loads(data)
         reason, message = answer.get("reason", ""), answer.get("message", "")
     except (ValueError, AttributeError):
         reason, message = "", data[:200].decode(errors="replace")

@@ -4,8 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
 from longshore.plan.state import RouteClaim
-from longshore.resources.kinds import HTTP_ROUTE, MODEL_DEPLOYMENT, POD, Kind, kind_of
+from longshore.resources.kinds import MODEL_DEPLOYMENT, POD, Kind, kind_of
 from longshore.resources.names import NAME
 
 Key = tuple[str, str]
@@ -25,6 +27,8 @@ class Index:
         self._roots: dict[Key, Mapping[str, Any]] = {}
         self._children: dict[Key, dict[tuple[str, str], Mapping[str, Any]]] = defaultdict(dict)
         self._gone: dict[str, None] = {}
+        self.standing: dict[str, tuple[str, str]] = {}
+        """By uid: the version that was found to stand as wanted, and the hash of what was wanted."""
         self.claims: dict[Key, tuple[tuple[str, int], RouteClaim | None]] = {}
         """What each ModelDeployment's route claims, with the uid and generation it was read from."""
         self.installed: set[str] = set()
@@ -111,6 +115,7 @@ class Index:
     def _bury(self, uid: str) -> None:
         """Remember what was deleted last: a write's answer may come after the event of the deletion."""
         self._gone[uid] = None
+        self.standing.pop(uid, None)
         while len(self._gone) > _GRAVES:
             del self._gone[next(iter(self._gone))]
 
@@ -149,6 +154,6 @@ def _slim(obj: Mapping[str, Any]) -> Mapping[str, Any]:
     slim = {**obj, "metadata": metadata}
     if obj["kind"] == POD.kind:
         slim["spec"] = {k: v for k, v in obj.get("spec", {}).items() if k in _POD_SPEC}
-    elif obj["kind"] != HTTP_ROUTE.kind:
-        metadata.pop("selfLink", None)
-    return slim
+    # Read anew, so that equal keys of all objects are one string: half of what an object takes.
+    fresh: Mapping[str, Any] = orjson.loads(orjson.dumps(slim))
+    return fresh
