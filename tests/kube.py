@@ -2,6 +2,7 @@
 
 import json
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,6 +14,9 @@ from e2e.cluster.apiserver import ApiServer
 
 Object = dict[str, Any]
 MODELS = "/apis/longshore.dev/v1alpha1"
+
+BUSY_SECONDS = 30.0
+"""How long a busy server is asked again."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,19 @@ class Kube:
     def call(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json"
     ) -> Answer:
-        """Send one request; never raises for a status."""
+        """Send one request; never raises for a status.
+
+        A server that is busy (429) is asked again, as any client would: a kind that was just installed is
+        answered so until its storage is ready.
+        """
         content = None if body is None else json.dumps(body)
-        answer = self._client.request(method, path, content=content, headers={"Content-Type": content_type})
+        headers = {"Content-Type": content_type}
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            answer = self._client.request(method, path, content=content, headers=headers)
+            if answer.status_code != 429 or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
         is_json = answer.headers.get("content-type", "").startswith("application/json")
         return Answer(answer.status_code, answer.json() if is_json else {"message": answer.text})
 
