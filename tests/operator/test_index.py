@@ -27,10 +27,15 @@ def child(
         "managedFields": [{"manager": "x"}],
     }
     return {
-        "apiVersion": {"Service": "v1", "Deployment": "apps/v1"}[kind],
+        "apiVersion": {"Service": "v1", "Deployment": "apps/v1", "PodDisruptionBudget": "policy/v1"}[kind],
         "kind": kind,
         "metadata": metadata,
     }
+
+
+def budget(version: int, status: dict[str, Any]) -> dict[str, Any]:
+    found = child(version, kind="PodDisruptionBudget")
+    return {**found, "status": status}
 
 
 def test_news_wake_the_key_and_old_news_do_not() -> None:
@@ -38,15 +43,40 @@ def test_news_wake_the_key_and_old_news_do_not() -> None:
     assert index.put(root(5)) == KEY
     assert index.put(root(5)) is None
     assert index.put(root(4)) is None
-    assert index.put(root(6)) == KEY
+    assert index.put({**root(6), "spec": {"model": {}}}) == KEY
     assert index.put(child(9)) == KEY
     assert index.put(child(8)) is None
+
+
+def test_a_version_without_news_is_kept_and_wakes_nobody() -> None:
+    index = Index()
+    index.put(budget(9, {"disruptionsAllowed": 0}))
+    assert index.put(budget(10, {"disruptionsAllowed": 1, "conditions": [{"type": "x"}]})) is None
+    kept = index.children(KEY)["PodDisruptionBudget", "digits"]
+    assert kept["metadata"]["resourceVersion"] == "10"
+    assert index.put({**budget(11, {}), "spec": {"minAvailable": 2}}) == KEY
+
+
+def test_progress_can_wait_and_a_ready_pod_cannot() -> None:
+    index = Index()
+    deployment = child(9, kind="Deployment")
+    index.put(deployment)
+    index.pressing.clear()
+    progress = {
+        "observedGeneration": 1,
+        "replicas": 1,
+        "conditions": [{"type": "Available", "status": "False"}],
+    }
+    assert index.put({**child(10, kind="Deployment"), "status": progress}) == KEY
+    assert KEY not in index.pressing
+    assert index.put({**child(11, kind="Deployment"), "status": {**progress, "readyReplicas": 1}}) == KEY
+    assert KEY in index.pressing
 
 
 def test_versions_are_compared_as_numbers() -> None:
     index = Index()
     index.put(child(9))
-    assert index.put(child(10)) == KEY
+    assert index.put({**child(10), "spec": {"type": "ClusterIP"}}) == KEY
     assert index.put(child(9)) is None
 
 

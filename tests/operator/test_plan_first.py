@@ -68,6 +68,36 @@ def test_a_first_revision_that_never_gets_ready_is_replaced_by_the_fixed_spec() 
     assert world.status["stable"]["revision"] == fixed
 
 
+def test_mended_settings_of_the_operator_reach_a_first_revision_that_never_answered() -> None:
+    def host() -> str:
+        (name,) = world.names("Deployment")
+        pods = world.objects["Deployment", name]["spec"]["template"]["spec"]
+        image = next(v["image"] for v in pods["volumes"] if v["name"] == "model")
+        return str(image["reference"].partition("/")[0])
+
+    wrong, right = (
+        Settings(node_registries=(NodeRegistry(host="registry.example", node_host=node),))
+        for node in ("typo:5000", "localhost:5000")
+    )
+    spec = {"model": {"uri": "oci://registry.example/models/digits:1", "sha256": "a" * 64}}
+    world = World(spec, wrong)
+    (name,) = (o["metadata"]["name"] for o in world.plan().apply if o["kind"] == "Deployment")
+    world.broken = {name.removeprefix("digits-")}
+    world.settle()
+    assert host() == "typo:5000"
+    world.settings = right
+    world.restart()
+    world.settle()
+    assert host() == "localhost:5000"
+    assert len(world.names("Deployment")) == 1
+    world.broken = set()
+    world.settle()
+    world.settings = wrong
+    world.restart()
+    world.settle()
+    assert host() == "localhost:5000", "what answers keeps the template it was built with"
+
+
 @pytest.mark.parametrize(
     ("serving", "scaling", "pods"),
     [

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from longshore.plan.outcome import Done, Facts, Problem, Waiting
-from longshore.status import build_status, transitions
+from longshore.status import build_status, says_more, transitions
 
 NOW = 1_767_225_600.0
 READY = Facts("Ready", "2 of 2 pods answer", True, "Serving", "revision a answers", available=Done("2 of 2"))
@@ -86,3 +86,15 @@ def test_events_tell_of_changes_and_only_of_those() -> None:
     assert events(ready, replace(READY, unsupported=("spec.x (no effect)",))) == [
         ("Warning", "FieldsNotSupported")
     ]
+
+
+@pytest.mark.parametrize(("stable", "told"), [({}, False), ({"stable": "b"}, True)])
+def test_pods_of_a_first_revision_that_starts_are_counted_with_what_comes_of_them(
+    stable: dict[str, str], told: bool
+) -> None:
+    rollout = {"state": {"phase": "Starting", "canary": "a", **stable}}
+    before = build_status({}, replace(READY, rollout=rollout), 1, NOW)
+    after = build_status(before, replace(READY, rollout=rollout, replicas=1), 1, NOW)
+    assert says_more(before, after) is told
+    ready = build_status(before, replace(READY, rollout=rollout, replicas=1, phase="Stalled"), 1, NOW)
+    assert says_more(before, ready)

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from longshore.plan.state import RouteClaim
-from longshore.resources.kinds import MODEL_DEPLOYMENT, POD, Kind, kind_of
+from longshore.resources.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD, Kind, kind_of
 from longshore.resources.names import NAME
 
 Key = tuple[str, str]
@@ -31,11 +31,13 @@ class Index:
         """By uid: the version that was found to stand as wanted, and the hash of what was wanted."""
         self.claims: dict[Key, tuple[tuple[str, int], RouteClaim | None]] = {}
         """What each ModelDeployment's route claims, with the uid and generation it was read from."""
+        self.pressing: set[Key] = set()
+        """Keys whose last news somebody waits for: a pod answers, a Job ended, an object is new or gone."""
         self.installed: set[str] = set()
         """Kinds of others that this cluster has."""
 
     def put(self, obj: Mapping[str, Any]) -> Key | None:
-        """Take in an object; gives the key to reconcile, or None when it is old news."""
+        """Take in an object; gives the key to reconcile, or None when it is no news."""
         kind = kind_of(obj)
         key = key_of(kind, obj)
         if key is None:
@@ -51,6 +53,10 @@ class Index:
             self._roots[key] = slim
         else:
             self._children[key][_place(obj)] = slim
+        if known is not None and _same(known, slim):
+            return None
+        if known is None or _pressing(known) != _pressing(slim):
+            self.pressing.add(key)
         return key
 
     def remove(self, obj: Mapping[str, Any]) -> Key | None:
@@ -61,6 +67,7 @@ class Index:
             return None
         uid = obj["metadata"]["uid"]
         self._bury(uid)
+        self.pressing.add(key)
         if kind is MODEL_DEPLOYMENT:
             known = self._roots.get(key)
             if known is not None and known["metadata"]["uid"] == uid:
@@ -145,15 +152,55 @@ def _version(obj: Mapping[str, Any]) -> int:
     return int(obj["metadata"].get("resourceVersion", 0))
 
 
+_CONDITION = ("type", "status", "reason", "message")
+_STATUS: Mapping[str, tuple[str, ...]] = {
+    "Deployment": ("observedGeneration", "replicas", "readyReplicas", "availableReplicas", "conditions"),
+    "EndpointSlice": (),
+    "NetworkPolicy": (),
+    "PodDisruptionBudget": (),
+    "Service": (),
+    "ServiceAccount": (),
+}
+"""By kind, what decisions rest on of a status; all of it for kinds that are not listed."""
+
 _POD_SPEC = ("nodeName",)
+_NOISE = ("deployment.kubernetes.io/revision", "kubectl.kubernetes.io/last-applied-configuration")
+"""Annotations of others that no decision rests on."""
 
 
 def _slim(obj: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Drop what no decision rests on: it is most of an object's memory."""
+    """Drop what no decision rests on: it is most of an object's memory, and most of what changes."""
     metadata = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
+    if "annotations" in metadata:
+        metadata["annotations"] = {k: v for k, v in metadata["annotations"].items() if k not in _NOISE}
     slim = {**obj, "metadata": metadata}
-    if obj["kind"] == POD.kind:
+    kind = obj["kind"]
+    if kind == POD.kind:
         slim["spec"] = {k: v for k, v in obj.get("spec", {}).items() if k in _POD_SPEC}
+    elif kind in _STATUS:
+        status = {k: v for k, v in obj.get("status", {}).items() if k in _STATUS[kind]}
+        if "conditions" in status:
+            status["conditions"] = [{k: c[k] for k in _CONDITION if k in c} for c in status["conditions"]]
+        slim["status"] = status
     # Read anew, so that equal keys of all objects are one string: half of what an object takes.
     fresh: Mapping[str, Any] = orjson.loads(orjson.dumps(slim))
     return fresh
+
+
+def _pressing(obj: Mapping[str, Any]) -> Any:
+    """Give what of an object cannot wait to be decided upon; the rest is progress on the way there."""
+    status = obj.get("status", {})
+    conditions = {c["type"]: c["status"] for c in status.get("conditions", ())}
+    if obj["kind"] == POD.kind:
+        return conditions.get("Ready"), status.get("phase"), "deletionTimestamp" in obj["metadata"]
+    if obj["kind"] == DEPLOYMENT.kind:
+        return status.get("readyReplicas"), status.get("availableReplicas"), obj["metadata"].get("generation")
+    return obj
+
+
+def _same(known: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Tell whether two versions of an object differ in nothing that a decision rests on."""
+    if known["metadata"]["uid"] != found["metadata"]["uid"]:
+        return False
+    renamed = {**known["metadata"], "resourceVersion": found["metadata"].get("resourceVersion")}
+    return renamed == found["metadata"] and {**known, "metadata": renamed} == found

@@ -103,7 +103,7 @@ class Reconciler:
         if writes or told:
             phase = plan.facts.phase if plan.facts else "Deleting"
             log.info("reconciled with %d writes", writes + told, extra={"phase": phase})
-        if told:
+        if told and self._remembers_more(key, observed):
             # What status remembers may ask for more, and no watch tells of one's own writes.
             return min(NEXT_LOOK, plan.requeue_after or NEXT_LOOK)
         return plan.requeue_after
@@ -117,6 +117,12 @@ class Reconciler:
             self._examine(observed, plan.preflight)
         else:
             self._senses.preflight.pop(key, None)
+
+    def _remembers_more(self, key: Key, observed: Observed) -> bool:
+        """Tell whether the status that was just written changed what the next plan reads of it."""
+        root = self._index.root(key)
+        status = root.get("status", {}) if root is not None else {}
+        return any(status.get(field) != observed.status.get(field) for field in REMEMBERED)
 
     async def _read_live(self, key: Key, plan: Plan) -> None:
         namespace, name = key
@@ -152,6 +158,9 @@ SECOND_LOOK = 0.25
 
 REFUSED_LOOK = 60.0
 """Seconds between tries of what the API server refuses: a quota or a policy may have changed."""
+
+REMEMBERED = ("rollout", "optimization", "revisions")
+"""What of status a plan reads; the rest is for people."""
 
 NEXT_LOOK = 0.05
 """Seconds until the next look after a status was written."""

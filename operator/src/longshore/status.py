@@ -7,6 +7,7 @@ from typing import Any
 from longshore.api import Status
 from longshore.api.status import Condition
 from longshore.plan.outcome import Done, Facts, Notice, Problem, Waiting
+from longshore.plan.rollout.model import Phase
 
 READY, RECONCILING, STALLED, FIELDS = "Ready", "Reconciling", "Stalled", "FieldsSupported"
 _MESSAGE_LIMIT = 2000
@@ -83,23 +84,29 @@ def says_more(previous: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
     """Tell whether a status is worth writing.
 
     While a rollout runs its sentences change with every look; they are written together with what the
-    rollout remembers, every few seconds, and at once when anything but a sentence changes.
+    rollout remembers, every few seconds, and at once when anything but a sentence changes. While the first
+    revision starts, the number of its pods is told with what comes of them.
     """
     if status == previous:
         return False
     rollout = status.get("rollout") or {}
     if "phase" not in rollout.get("state", {}) or rollout != previous.get("rollout"):
         return True
-    return _without_sentences(status) != _without_sentences(previous)
+    state = rollout["state"]
+    first = state["phase"] == Phase.STARTING and not state.get("stable")
+    silent = ("message", "replicas") if first else ("message",)
+    return _without(silent, status) != _without(silent, previous)
 
 
-def _without_sentences(status: Mapping[str, Any]) -> dict[str, Any]:
-    bare = {key: value for key, value in status.items() if key != "message"}
+def _without(silent: tuple[str, ...], status: Mapping[str, Any]) -> dict[str, Any]:
+    bare = {key: value for key, value in status.items() if key not in silent}
     bare["conditions"] = [
-        {k: v for k, v in condition.items() if k != "message"} for condition in status.get("conditions", ())
+        {k: v for k, v in condition.items() if k not in silent} for condition in status.get("conditions", ())
     ]
     if isinstance(status.get("canary"), Mapping):
         bare["canary"] = {k: v for k, v in status["canary"].items() if k != "evidence"}
+    if isinstance(status.get("stable"), Mapping):
+        bare["stable"] = {k: v for k, v in status["stable"].items() if k not in silent}
     return bare
 
 

@@ -185,7 +185,13 @@ def _objects(
         if standing.deleting or standing.template is None:
             continue
         replicas = wanted.pop(standing.revision, 0)
-        obj = _standing_deployment(observed, standing, replicas)
+        # What has never answered has nothing to lose: mended settings of the operator reach it.
+        untried = decision.state.stable is None and standing.revision == target and not standing.ready
+        obj = (
+            _new_deployment(observed, spec, target, artifact, replicas)
+            if untried and artifact is not None
+            else _standing_deployment(observed, standing, replicas)
+        )
         (more if replicas >= standing.replicas else fewer).append(obj)
     if artifact is not None and wanted.get(target):
         more.append(_new_deployment(observed, spec, target, artifact, wanted[target]))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from longshore.api import GROUP, KIND, PLURAL, VERSION
+from longshore.resources.names import MANAGED_BY, MANAGER
 
 Object = Mapping[str, Any]
 """A Kubernetes object as plain data."""
@@ -20,6 +21,13 @@ class Kind:
     plural: str
     optional: bool = False
     """A custom resource of somebody else's, which a cluster may lack."""
+    made_by: str = MANAGED_BY
+    """The label that says who made an object: the Service's own slices inherit the usual one."""
+
+    @property
+    def selector(self) -> str:
+        """Select what Longshore made."""
+        return f"{self.made_by}={MANAGER}"
 
     @property
     def api_version(self) -> str:
@@ -45,7 +53,10 @@ NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolici
 HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", optional=True)
 HORIZONTAL_POD_AUTOSCALER = Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 SCALED_OBJECT = Kind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", optional=True)
-ENDPOINT_SLICE = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
+ENDPOINT_SLICE = Kind(
+    *("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
+    made_by="endpointslice.kubernetes.io/managed-by",
+)
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
 CHILDREN: tuple[Kind, ...] = (

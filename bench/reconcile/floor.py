@@ -1,0 +1,87 @@
+"""What 200 ModelDeployments cost before anything is decided: kopf's own work on the same events.
+
+A process that hears exactly what the operator hears, and does nothing with it.
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import kopf
+from longshore.app import WATCHED
+from longshore.resources.kinds import MODEL_DEPLOYMENT
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Listener:
+    """kopf with a handler that does nothing, watching the operator's kinds in one namespace."""
+
+    def __init__(self, kubeconfig: Path, namespace: str) -> None:
+        self._kubeconfig = kubeconfig
+        self._namespace = namespace
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.reconcile.floor", self._namespace),
+            env=os.environ | {"KUBECONFIG": str(self._kubeconfig)},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        async with asyncio.timeout(60):
+            await self._process.stdout.readline()
+        self._started = self._spent()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._process.terminate()
+        await asyncio.wait_for(self._process.wait(), 30)
+
+    def cpu_seconds(self) -> float:
+        """Give the user and system time since the watches stand."""
+        return self._spent() - self._started
+
+    def _spent(self) -> float:
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+async def _listen(namespace: str) -> None:
+    registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    kopf.on.login(registry=registry)(kopf.login_with_kubeconfig)
+
+    async def nothing(**_: Any) -> None:
+        """Hear of it."""
+
+    for kind in WATCHED:
+        if kind is not MODEL_DEPLOYMENT:
+            settings.watching.label_selectors[(kind.group, kind.version, kind.plural)] = kind.selector
+        kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(nothing)
+    ready = asyncio.Event()
+
+    async def tell() -> None:
+        await ready.wait()
+        print("ready", flush=True)
+
+    identity: Any = "floor"
+    await asyncio.gather(
+        tell(),
+        kopf.operator(
+            registry=registry,
+            settings=settings,
+            identity=identity,
+            standalone=True,
+            namespaces=[namespace],
+            ready_flag=ready,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(_listen(sys.argv[1]))
