@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from longshore.api import Status
 from longshore.api.parse import SpecError, parse_spec
+from longshore.budgets import budget_of
 from longshore.index import Index, Key
 from longshore.plan.state import (
     ActivatorView,
@@ -82,6 +83,7 @@ def observe(
         scaled=senses.scaled.get(key) if senses else None,
         activators=_activators(root, key, senses),
         preflight=senses.preflight.get(key) if senses else None,
+        budget=budget_of(index, key, senses),
     )
 
 

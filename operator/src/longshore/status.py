@@ -10,6 +10,9 @@ from longshore.plan.outcome import Done, Facts, Notice, Problem, Waiting
 from longshore.plan.rollout.model import Phase
 
 READY, RECONCILING, STALLED, FIELDS = "Ready", "Reconciling", "Stalled", "FieldsSupported"
+SCALED = "Scaled"
+"""Its sentence is told whenever it changes: scaling sees to it that it does so seldom."""
+
 _MESSAGE_LIMIT = 2000
 
 
@@ -66,7 +69,7 @@ def _conditions(facts: Facts) -> Iterable[tuple[str, str, str, str]]:
         ("Optimized", facts.optimized),
         ("Available", facts.available),
         ("Routed", facts.routed),
-        ("Scaled", facts.scaling),
+        (SCALED, facts.scaling),
     ):
         if isinstance(outcome, Done):
             yield kind, "True", "Done", outcome.value
@@ -101,7 +104,8 @@ def says_more(previous: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
 def _without(silent: tuple[str, ...], status: Mapping[str, Any]) -> dict[str, Any]:
     bare = {key: value for key, value in status.items() if key not in silent}
     bare["conditions"] = [
-        {k: v for k, v in condition.items() if k not in silent} for condition in status.get("conditions", ())
+        {k: v for k, v in condition.items() if k not in silent or condition.get("type") == SCALED}
+        for condition in status.get("conditions", ())
     ]
     if isinstance(status.get("canary"), Mapping):
         bare["canary"] = {k: v for k, v in status["canary"].items() if k != "evidence"}

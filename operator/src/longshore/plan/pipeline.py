@@ -91,7 +91,7 @@ def _scaled(observed: Observed, load: scale_stage.ScaleStage) -> tuple[Notice, .
     return (Notice("Normal", "Scaled", load.reason),) if load.reason not in ("", before) else ()
 
 
-def _scaling(observed: Observed, load: scale_stage.ScaleStage) -> Done[str] | Waiting | None:
+def _scaling(observed: Observed, load: scale_stage.ScaleStage) -> Done[str] | Waiting | Problem | None:
     """Say why there are as many pods as there are; the sentence changes only when the number does."""
     if load.scaled is None:
         return None
@@ -99,6 +99,8 @@ def _scaling(observed: Observed, load: scale_stage.ScaleStage) -> Done[str] | Wa
         return Waiting("Held", "the number of pods is held: what would lower it could not be read")
     told = [
         c for c in observed.status.get("conditions", ()) if c["type"] == "Scaled" and c["status"] == "True"
+    if load.limited:
+        return Problem("BudgetSpent", load.limited)
     ]
     standing = told[0]["message"] if told else "the number of pods follows the load"
     return Done(load.reason or standing)

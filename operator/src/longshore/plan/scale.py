@@ -1,19 +1,26 @@
 """The stage Scaled: how many pods the present load needs, from the pods' own counters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from longshore.api import Spec
 from longshore.api.scaling import Engine
 from longshore.plan.scaling import (
+    Claim,
+    Decision,
+    Grant,
     Observation,
     PodSample,
     PodStart,
     RevisionLoad,
+    Waiting,
     policy_of,
     step,
 )
 from longshore.plan.state import Observed, Scaled
 from longshore.plan.telemetry import PodReading, Telemetry
+
+RETOLD = 30.0
+"""Seconds for which the sentence about a spent budget stands while only its numbers move."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,8 @@ class ScaleStage:
     scaled: Scaled | None = None
     reason: str = ""
     problem: str = ""
+    limited: str = ""
+    """Why the budget gives fewer pods than are wanted."""
 
     @property
     def listens(self) -> bool:
@@ -41,19 +50,42 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
     waiting = observed.activators.waiting if observed.activators else None
     low = spec.scaling.min if waiting is not None else max(spec.scaling.min, 1)
     high = max(spec.scaling.ceiling, low)
-    if spec.scaling.engine is not Engine.BUILTIN or high <= low or stable is None:
+    shares = spec.scaling.budget is not None
+    if spec.scaling.engine is not Engine.BUILTIN or stable is None or (high <= low and not shares):
         return ScaleStage(max(low, 1))
     standing = observed.deployment(stable)
-    current = min(max(standing.replicas if standing else low, low), high)
+    least = min(low, 1) if shares else low
+    current = min(max(standing.replicas if standing else low, least), high)
     before = observed.scaled or Scaled()
     telemetry = observed.telemetry
     woken = current == 0 and waiting is not None and waiting.demand > 0
     if not woken and (telemetry is None or telemetry.at <= before.looked_at):
-        return ScaleStage(before.replicas if before.replicas is not None else current, before, before.reason)
-    pods = [pod for pod in observed.pods if pod.revision and pod.job is None and not pod.deleting]
+        replicas = before.replicas if before.replicas is not None else current
+        return ScaleStage(replicas, before, before.reason, limited=before.limited)
     heard = telemetry or Telemetry()
     now = max(heard.at, observed.now) if woken else heard.at
-    seen = Observation(
+    seen = _observation(observed, stable, current, heard, now, waiting)
+    policy = policy_of(spec)
+    state, decision = step(policy, before.state, seen)
+    claim, grant = _shared(observed, spec, stable, decision)
+    if grant is not None:
+        own = max(grant.pods - (claim.floor if claim else 0), 0)
+        state, decision = step(policy, before.state, replace(seen, granted=own))
+        # What answers goes on answering: only a model that may sleep can lose its last pod.
+        low = min(low, max(own, least))
+    replicas = min(max(decision.total, low), high)
+    reason = decision.reason if replicas != current else before.reason
+    limited, limited_at = _limited(before, grant, now)
+    scaled = Scaled(state, replicas, now, reason, limited, limited_at, claim)
+    problem = "; ".join(decision.problems) if decision.held else ""
+    return ScaleStage(replicas, scaled, reason, problem, limited)
+
+
+def _observation(
+    observed: Observed, stable: str, current: int, heard: Telemetry, now: float, waiting: Waiting | None
+) -> Observation:
+    pods = [pod for pod in observed.pods if pod.revision and pod.job is None and not pod.deleting]
+    return Observation(
         now=now,
         revisions=(
             RevisionLoad(
@@ -67,12 +99,38 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
         starts=tuple(PodStart(p.name, p.created, p.ready_since) for p in pods if p.ready_since is not None),
         waiting=waiting,
     )
-    policy = policy_of(spec)
-    state, decision = step(policy, before.state, seen)
-    replicas = min(max(decision.total, low), high)
-    reason = decision.reason if replicas != current else before.reason
-    scaled = Scaled(state, replicas, now, reason)
-    return ScaleStage(replicas, scaled, reason, "; ".join(decision.problems) if decision.held else "")
+
+
+def _shared(
+    observed: Observed, spec: Spec, stable: str, decision: Decision
+) -> tuple[Claim | None, Grant | None]:
+    """Give what this model asks of its budget and what it gets; None while it gets what it asks for."""
+    wish = spec.scaling.budget
+    if wish is None:
+        return None, None
+    beside = sum(d.replicas for d in observed.deployments if d.revision != stable and not d.deleting)
+    claim = Claim(
+        key=f"{observed.owner.namespace}/{observed.owner.name}",
+        priority=wish.priority,
+        cost=wish.cost,
+        want=decision.total + beside,
+        min=spec.scaling.min + beside,
+        floor=beside,
+        rate=decision.rate,
+        curve=decision.curve,
+        standing=sum(d.replicas for d in observed.deployments if not d.deleting),
+    )
+    return claim, observed.budget.grant(claim) if observed.budget is not None else None
+
+
+def _limited(before: Scaled, grant: Grant | None, now: float) -> tuple[str, float]:
+    """Give why the budget limits, and since when this is said: reckoned anew each time, told now and then."""
+    if grant is None:
+        return "", 0.0
+    same = before.limited.partition(" ")[0] == grant.reason.partition(" ")[0]
+    if same and 0 <= now - before.limited_at < RETOLD:
+        return before.limited, before.limited_at
+    return grant.reason, now
 
 
 def _sample(reading: PodReading) -> PodSample:

@@ -7,7 +7,7 @@ from typing import Any
 from longshore.plan.analysis.counters import PodSample
 from longshore.plan.analysis.judge import AnalysisState
 from longshore.plan.rollout.model import PreflightView
-from longshore.plan.scaling import State, Waiting
+from longshore.plan.scaling import Budget, Claim, State, Waiting
 from longshore.plan.telemetry import Telemetry
 from longshore.resources.deployment import Provenance
 from longshore.resources.names import Owner
@@ -111,6 +111,12 @@ class Scaled:
 
 
 @dataclass(frozen=True, order=True)
+    limited: str = ""
+    """Why the budget gives fewer pods than are wanted."""
+    limited_at: float = 0.0
+    """When that was said."""
+    claim: Claim | None = None
+    """What it asks of its budget; None without one."""
 class Endpoint:
     """A pod that a held connection may be joined to."""
 
@@ -185,6 +191,8 @@ class Observed:
         """Find the Deployment of a revision."""
         return next((d for d in self.deployments if d.revision == revision), None)
 
+    budget: Budget | None = None
+    """What it shares with others of its namespace; None where the spec names no budget."""
     def job(self, key: str) -> JobView | None:
         """Find the latest attempt for an artifact key."""
         return max((j for j in self.jobs if j.key == key), key=lambda j: j.attempt, default=None)

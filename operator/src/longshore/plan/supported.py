@@ -39,7 +39,14 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         "no PromQL and no GPU is asked; other metrics are",
     ),
     ("scaling.warm", lambda s: s.scaling.warm > 0, "no paused pod is kept"),
-    ("scaling.budget", lambda s: s.scaling.budget is not None, "no budget is kept"),
+    (
+        "scaling.budget",
+        lambda s: (
+            s.scaling.budget is not None
+            and (s.scaling.engine is not Engine.BUILTIN or s.serving.replicas is not None)
+        ),
+        "another engine or serving.replicas decides: the pods are counted but not bounded",
+    ),
     (
         "rollout.strategy",
         lambda s: s.rollout.strategy in (Strategy.SHADOW, Strategy.BLUE_GREEN),

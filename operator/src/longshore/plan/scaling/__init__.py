@@ -3,6 +3,7 @@
 state, decision = step(policy_of(spec), state, observation)
 """
 
+from longshore.plan.scaling.budget import Budget, Claim, Grant
 from longshore.plan.scaling.decide import step
 from longshore.plan.scaling.inputs import (
     Decision,
@@ -19,8 +20,11 @@ from longshore.plan.scaling.policy import policy_of
 from longshore.plan.scaling.state import State, from_json, to_json
 
 __all__ = [
+    "Budget",
+    "Claim",
     "Decision",
     "External",
+    "Grant",
     "Observation",
     "PodSample",
     "PodStart",

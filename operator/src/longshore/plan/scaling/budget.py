@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from longshore.plan.scaling.queueing import ServiceCurve
 from longshore.plan.scaling.signals import milliseconds
 
+_KEPT = 1.25
+"""A pod that stands is worth this much more than one that is to be started: noise must not move pods."""
+
 _OVERLOADED = 60.0
 """Seconds that a request of an overloaded model is taken to wait: its queue has no end."""
 
@@ -34,6 +37,8 @@ class Claim:
     rate: float = 0.0
     """Requests per second."""
     curve: ServiceCurve | None = None
+    standing: int = 0
+    """Pods that it has; what it has to give up counts until it is gone."""
 
     def latency(self, pods: int) -> float:
         """Give the 95th percentile of latency with that many pods, in seconds."""
@@ -48,7 +53,8 @@ class Claim:
     def gain(self, pods: int) -> float:
         """Give what pod number `pods + 1` saves: seconds of waiting per second and cost."""
         saved = self.latency(pods) - self.latency(pods + 1)
-        return max(self.rate, 1e-6) * saved / self.cost
+        kept = _KEPT if pods < self.standing else 1.0
+        return kept * max(self.rate, 1e-6) * saved / self.cost
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,40 @@ class Grant:
     key: str
     pods: int
     reason: str
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A namespace's budget as one of its models sees it: the bounds, and what the others ask for."""
+
+    name: str
+    max_pods: int | None = None
+    max_cost: float | None = None
+    others: tuple[Claim, ...] = ()
+
+    def grant(self, own: Claim) -> Grant | None:
+        """Give what this model gets; None while there is enough for everybody.
+
+        Pods that another one has to give up are counted until they are gone, so the bound holds at any
+        moment and not only once everything has settled.
+        """
+        purse = _purse(self.max_pods, self.max_cost)
+        used = purse
+        for claim in self.others:
+            used = used.less(max(claim.want, claim.floor, claim.standing), claim.cost)
+        if used.fits(max(own.want, own.floor), own.cost):
+            return None
+        claims = (own, *self.others)
+        grant = next(g for g in share(claims, self.max_pods, self.max_cost) if g.key == own.key)
+        free = purse
+        for claim in self.others:
+            free = free.less(claim.standing, claim.cost)
+        least = max(own.floor, own.standing)
+        if grant.pods > least and not free.fits(grant.pods, own.cost):
+            pods = max(least, free.most(own.cost))
+            words = f"{pods} of {own.want} wanted: {grant.pods} are granted once others have given theirs up"
+            return Grant(own.key, pods, words)
+        return grant if grant.pods < own.want else None
 
 
 @dataclass(frozen=True)
@@ -71,14 +111,25 @@ class _Purse:
     def less(self, count: int, cost: float) -> "_Purse":
         return _Purse(self.pods - count, self.cost - count * cost)
 
+    def fits(self, count: int, cost: float) -> bool:
+        return self.pods >= count and self.cost >= count * cost - 1e-9
+
+    def most(self, cost: float) -> int:
+        """Give how many pods of this cost it pays for."""
+        return max(0, math.floor(min(self.pods, (self.cost + 1e-9) / cost)))
+
+
+def _purse(max_pods: int | None, max_cost: float | None) -> _Purse:
+    return _Purse(
+        math.inf if max_pods is None else float(max_pods), math.inf if max_cost is None else max_cost
+    )
+
 
 def share(
     claims: tuple[Claim, ...], max_pods: int | None = None, max_cost: float | None = None
 ) -> tuple[Grant, ...]:
     """Divide a budget; the order of `claims` does not matter, and grants come in order of key."""
-    purse = _Purse(
-        math.inf if max_pods is None else float(max_pods), math.inf if max_cost is None else max_cost
-    )
+    purse = _purse(max_pods, max_cost)
     ranked = sorted(claims, key=lambda c: (-c.priority, c.key))
     granted: dict[str, int] = {}
     for claim in ranked:  # a rollout under way is carried even beyond the budget

@@ -69,7 +69,7 @@ def step(policy: Policy, state: State, seen: Observation) -> tuple[State, Decisi
     if floor == 0 and idle >= policy.idle_after and _may_stop(seen):
         words = f"no request, no stream and nothing waiting for {idle:.0f} s"
         wanted = {r.name: r.floor for r in seen.revisions}
-        return state, _decision(state, seen, wanted, 0.0, words, problems, demand, held=False)
+        return state, _decision(state, seen, wanted, 0.0, words, problems, demand, held=False, curve=curve)
     blind = asked.blind or asked.pods is None
     ready_to_lower, why_not = _may_lower(policy, state, seen.now, blind)
     wanted = {}
@@ -90,7 +90,7 @@ def step(policy: Policy, state: State, seen: Observation) -> tuple[State, Decisi
         words += f"; {limit}"
     elif lower and after >= total and why_not and after > max(floor, 1):
         words += f"; {why_not}"
-    return state, _decision(state, seen, wanted, asked.pods, words, problems, demand, held=blind)
+    return state, _decision(state, seen, wanted, asked.pods, words, problems, demand, held=blind, curve=curve)
 
 
 def _scheduled(policy: Policy, now: float, problems: list[str]) -> int:
@@ -173,7 +173,7 @@ def _from_zero(
     words += f"; {limit}" if limit else ""
     accepted = waiting.accepted if waiting is not None else None
     state = replace(state, accepted=accepted)
-    return state, _decision(state, seen, wanted, need, words, problems, None, held=False)
+    return state, _decision(state, seen, wanted, need, words, problems, None, held=False, curve=curve)
 
 
 def _ask(
@@ -345,6 +345,7 @@ def _decision(
     demand: Demand | None,
     *,
     held: bool,
+    curve: ServiceCurve | None,
 ) -> Decision:
     before = sum(r.replicas for r in seen.revisions)
     after = sum(wanted.values())
@@ -358,4 +359,6 @@ def _decision(
         problems=tuple(problems),
         readiness_seconds=state.readiness_seconds if state.readiness else None,
         forecast=demand.forecast if demand is not None else "",
+        rate=demand.rate if demand is not None else 0.0,
+        curve=curve,
     )

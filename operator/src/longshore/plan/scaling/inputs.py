@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from longshore.api.scaling import Schedule, Signal
+from longshore.plan.scaling.queueing import ServiceCurve
 
 
 def clean(value: float | None, low: float = 0.0, high: float = 1e15) -> float | None:
@@ -167,3 +168,7 @@ class Decision:
     """What could not be used and why, for a condition."""
     readiness_seconds: float | None = None
     forecast: str = ""
+    rate: float = 0.0
+    """Requests per second that were planned for."""
+    curve: ServiceCurve | None = None
+    """What a pod can do, as far as it is known."""
