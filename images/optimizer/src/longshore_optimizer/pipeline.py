@@ -195,6 +195,8 @@ def _search(request: Request, subject: Subject, reporter: Reporter, left: Left) 
             vnni=cpu.has_vnni(cpu.cpu_flags()),
             calibration=request.calibration is not None,
             training=request.training is not None,
+            goal=request.goal,
+            p95_limit_ms=request.p95_limit_ms,
         )
         proposals, skipped = propose(request.techniques, facts, target)
         trials = [_skipped_trial(name.value, reason) for name, reason in skipped]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from longshore.api.optimize import TechniqueName
+from longshore.api.optimize import Goal, TechniqueName
 
 from longshore_optimizer.data import TensorSpec
 
@@ -40,13 +40,15 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """What the model will run on and what material there is."""
+    """What the model will run on, what material there is, and what is asked for (p95 in ms)."""
 
     cpu_flags: tuple[str, ...] = ()
     vnni: bool = True
     gpu: str | None = None
     calibration: bool = False
     training: bool = False
+    goal: Goal = Goal.LATENCY
+    p95_limit_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Proposal:
     """One candidate to build. A `lossless` one computes the same function up to rounding.
 
     One with `after` is an escalation: it is tried only where the candidate of that name lost too much
-    quality.
+    quality. One that is `size_only` cannot be faster, so with another goal than Size it is tried last.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Proposal:
     parameters: dict[str, Any] = field(default_factory=dict)
     lossless: bool = False
     after: str | None = None
+    size_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,10 @@
 """Dynamic quantization: weights in 8 bits, activations quantized as they come; needs no data."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
 from longshore.api.optimize import TechniqueName
 from onnx import TensorProto
 
@@ -50,24 +55,28 @@ class DynamicInt8:
 
     def apply(self, work: Work) -> None:
         """Quantize."""
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        model = onnxfile.load(work.model)
         staged = work.scratch / f"{work.out.stem}-quantized.onnx"
-        # Operators of other domains leave tensors without an inferred type; activations are float32 there.
-        options = {"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT}
-        quantize_dynamic(
-            model,
-            staged,
-            op_types_to_quantize=list(work.parameters["operators"]),
-            per_channel=bool(work.parameters["perChannel"]),
-            reduce_range=bool(work.parameters["reduceRange"]),
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(work.parameters.get("exclude", ())),
-            use_external_data_format=model.ByteSize() > onnxfile.EXTERNAL_ABOVE,
-            extra_options=options,
-        )
-        result = onnxfile.load(staged)
-        del result.graph.value_info[:]
-        onnxfile.save(result, work.out)
-        staged.unlink()
+        onnxfile.save(quantize(onnxfile.load(work.model), work.parameters, staged), work.out)
+
+
+def quantize(model: onnx.ModelProto, parameters: Mapping[str, Any], staged: Path) -> onnx.ModelProto:
+    """Give the model with `operators` quantized; `staged` is a file to use on the way."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # Operators of other domains leave tensors without an inferred type; activations are float32 there.
+    options = {"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT}
+    quantize_dynamic(
+        model,
+        staged,
+        op_types_to_quantize=list(parameters["operators"]),
+        per_channel=bool(parameters["perChannel"]),
+        reduce_range=bool(parameters["reduceRange"]),
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=list(parameters.get("exclude", ())),
+        use_external_data_format=model.ByteSize() > onnxfile.EXTERNAL_ABOVE,
+        extra_options=options,
+    )
+    result = onnxfile.load(staged)
+    staged.unlink()
+    del result.graph.value_info[:]
+    return result

@@ -29,7 +29,7 @@ class Float16:
         """Weights only, then everything."""
         del model, target
         return (
-            Proposal("float16-weights", self.name, {"arithmetic": "float32"}),
+            Proposal("float16-weights", self.name, {"arithmetic": "float32"}, size_only=True),
             Proposal("float16", self.name, {"arithmetic": "float16"}),
         )
 

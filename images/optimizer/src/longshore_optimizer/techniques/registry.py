@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from longshore.api.optimize import TechniqueName
+from longshore.api.optimize import Goal, TechniqueName
 
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Technique
@@ -10,11 +10,25 @@ from longshore_optimizer.techniques.dynamic_int8 import DynamicInt8
 from longshore_optimizer.techniques.float16 import Float16
 from longshore_optimizer.techniques.graph import Graph
 from longshore_optimizer.techniques.low_rank import LowRank
+from longshore_optimizer.techniques.smooth_quant import SmoothQuant
 from longshore_optimizer.techniques.static_int8 import StaticInt8
+from longshore_optimizer.techniques.unstructured_pruning import UnstructuredPruning
 from longshore_optimizer.techniques.weight_only import WeightOnly
+from longshore_optimizer.techniques.weight_sharing import WeightSharing
 
 TECHNIQUES: dict[TechniqueName, Technique] = {
-    t.name: t for t in (Graph(), StaticInt8(), DynamicInt8(), WeightOnly(), LowRank(), Float16())
+    t.name: t
+    for t in (
+        Graph(),
+        StaticInt8(),
+        DynamicInt8(),
+        WeightOnly(),
+        SmoothQuant(),
+        LowRank(),
+        Float16(),
+        WeightSharing(),
+        UnstructuredPruning(),
+    )
 }
 
 
@@ -38,7 +52,10 @@ def propose(
     wanted: Iterable[TechniqueName], model: ModelFacts, target: TargetFacts
 ) -> tuple[tuple[Proposal, ...], tuple[tuple[TechniqueName, str], ...]]:
     """Give the candidates of all wanted techniques, round by round, and the techniques left out with the
-    reason."""
+    reason.
+
+    Those that only save bytes come last, unless bytes are the goal.
+    """
     names = set(wanted)
     everything = TechniqueName.AUTO in names
     spaces: list[tuple[Proposal, ...]] = []
@@ -59,4 +76,6 @@ def propose(
         ]
     longest = max((len(s) for s in spaces), default=0)
     rounds = [space[i] for i in range(longest) for space in spaces if i < len(space)]
+    if target.goal is not Goal.SIZE:
+        rounds.sort(key=lambda p: p.size_only)
     return tuple(rounds), tuple(skipped)

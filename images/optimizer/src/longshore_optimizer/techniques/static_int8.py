@@ -1,16 +1,29 @@
 """Static quantization: QDQ form, ranges from calibration data, U8S8 per channel first."""
 
-import numpy as np
-from longshore.api.optimize import TechniqueName
-from onnx import TensorProto
+from collections.abc import Mapping
 
-from longshore_optimizer.techniques import calibration, onnxfile, sensitivity
+import numpy as np
+import onnx
+from longshore.api.optimize import TechniqueName
+from onnx import TensorProto, numpy_helper
+
+from longshore_optimizer.techniques import calibration, editing, onnxfile, sensitivity
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work
 from longshore_optimizer.techniques.prepare import LEAST_OPSET
 
 _SHARES = (0.05, 0.15, 0.35)
 """Shares of the most sensitive layers that escalation keeps in float32, where the full int8 model loses
 too much."""
+
+BASE: dict[str, object] = {
+    "calibrator": "minmax",
+    "perChannel": True,
+    "activations": "uint8",
+    "weights": "int8",
+    "reduceRange": False,
+    "operators": "all",
+}
+"""U8S8, per channel, every operator that the runtime has in 8 bits."""
 
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
@@ -39,8 +52,7 @@ class StaticInt8:
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
         """The usual best first; then other calibrators, fewer operators, per tensor."""
         reduced = not target.vnni
-        base = {"calibrator": "minmax", "perChannel": True, "activations": "uint8", "weights": "int8"}
-        base |= {"reduceRange": reduced, "operators": "all"}
+        base = BASE | {"reduceRange": reduced}
         variants: tuple[tuple[str, dict[str, object]], ...] = (
             ("static-int8", {}),
             ("static-int8-heavy", {"operators": "heavy"}),
@@ -48,6 +60,7 @@ class StaticInt8:
             ("static-int8-entropy", {"calibrator": "entropy"}),
             ("static-int8-mse", {"calibrator": "mse"}),
             ("static-int8-per-tensor", {"perChannel": False}),
+            ("static-int8-signed", {"activations": "int8"}),
         )
         proposals = [Proposal(name, self.name, base | changed) for name, changed in variants]
         for share in _SHARES:
@@ -67,34 +80,66 @@ class StaticInt8:
 
     def apply(self, work: Work) -> None:
         """Quantize with ranges from the calibration data."""
-        from onnxruntime.quantization import CalibrationMethod, QuantType
-        from onnxruntime.quantization.calibrate import TensorData, TensorsData
-        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-        from onnxruntime.quantization.registry import QDQRegistry
-
         if work.calibration is None:
             raise ValueError("static quantization needs calibration data")
         observed = calibration.observe(work.model, work.calibration, work.scratch, work.threads)
         chosen = calibration.ranges(observed, str(work.parameters["calibrator"]))
-        data = {
-            name: TensorData(lowest=np.array(low, dtype=np.float32), highest=np.array(high, dtype=np.float32))
-            for name, (low, high) in chosen.items()
-        }
-        operators = list(QDQRegistry) if work.parameters["operators"] == "all" else list(_HEAVY)
-        types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
-        quantizer = QDQQuantizer(
-            onnxfile.load(work.model),
-            bool(work.parameters["perChannel"]),
-            bool(work.parameters["reduceRange"]),
-            types[str(work.parameters["weights"])],
-            types[str(work.parameters["activations"])],
-            TensorsData(CalibrationMethod.MinMax, data),
-            [],
-            self._excluded(work, chosen),
-            operators,
-            {"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
-        )
-        quantizer.quantize_model()
-        model = quantizer.model.model
-        del model.graph.value_info[:]
-        onnxfile.save(model, work.out)
+        excluded = self._excluded(work, chosen)
+        onnxfile.save(quantize(onnxfile.load(work.model), chosen, work.parameters, excluded), work.out)
+
+
+def quantize(
+    model: onnx.ModelProto,
+    ranges: dict[str, tuple[float, float]],
+    parameters: Mapping[str, object],
+    excluded: list[str],
+) -> onnx.ModelProto:
+    """Give the model in QDQ form; `ranges` are (lowest, highest) of activations, `excluded` node names."""
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.registry import QDQRegistry
+
+    data = {
+        name: TensorData(lowest=np.array(low, dtype=np.float32), highest=np.array(high, dtype=np.float32))
+        for name, (low, high) in ranges.items()
+    }
+    operators = list(QDQRegistry) if parameters["operators"] == "all" else list(_HEAVY)
+    types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+    flatten_biases(model)
+    quantizer = QDQQuantizer(
+        model,
+        bool(parameters["perChannel"]),
+        bool(parameters["reduceRange"]),
+        types[str(parameters["weights"])],
+        types[str(parameters["activations"])],
+        TensorsData(CalibrationMethod.MinMax, data),
+        [],
+        excluded,
+        operators,
+        {
+            "MatMulConstBOnly": True,
+            "DefaultTensorType": TensorProto.FLOAT,
+            # With symmetric activations zero points vanish, which is what S8S8 is for.
+            "ActivationSymmetric": parameters["activations"] == "int8",
+        },
+    )
+    quantizer.quantize_model()
+    # The runtime sorts nodes itself, other readers of the file do not.
+    quantizer.model.topological_sort()
+    result: onnx.ModelProto = quantizer.model.model
+    del result.graph.value_info[:]
+    return result
+
+
+def flatten_biases(model: onnx.ModelProto) -> None:
+    """Give biases of Gemm of shape (1, n) the shape (n,): the quantizer looks for channels on axis 0
+    (https://github.com/microsoft/onnxruntime/issues/24815)."""
+    tensors = onnxfile.float_initializers(model)
+    readers = editing.users(model.graph)
+    for node in model.graph.node:
+        if node.op_type != "Gemm" or len(node.input) < 3:
+            continue
+        bias = tensors.get(node.input[2])
+        if bias is not None and len(bias.dims) == 2 and bias.dims[0] == 1 and len(readers[bias.name]) == 1:
+            editing.set_constant(bias, numpy_helper.to_array(bias).reshape(-1))

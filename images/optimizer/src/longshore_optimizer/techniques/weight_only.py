@@ -33,7 +33,7 @@ class WeightOnly:
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
         """Stored int8 for any model; blocks for those that are mostly matrix products."""
         del target
-        proposals = [Proposal("weight-int8-stored", self.name, {"bits": 8, "form": "stored"})]
+        proposals = [Proposal("weight-int8-stored", self.name, {"bits": 8, "form": "stored"}, size_only=True)]
         if model.count("MatMul") >= 4:
             proposals += [
                 Proposal("weight-int8-blocks", self.name, {"bits": 8, "form": "blocks", "block": 32}),

@@ -1,0 +1,120 @@
+"""Observes single channels of activations on calibration data: what pruning and smoothing decide on."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from longshore_optimizer.data import batches, read
+from longshore_optimizer.measure.session import open_session, tensor_specs
+from longshore_optimizer.techniques import onnxfile
+
+MOST_SAMPLES = 128
+MOST_SECONDS = 60.0
+_MOST_ROWS = 2048
+"""Positions of one sample that enter the covariance; neighbours in an image say nearly the same."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What was seen of one tensor: arrays of shape (channels,) and the covariance of (channels, channels).
+
+    `most` is the largest magnitude, `magnitude` the mean one.
+    """
+
+    most: Floats
+    magnitude: Floats
+    mean: Floats
+    covariance: Floats
+
+
+class _Sums:
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.rows = 0
+        self.most = np.zeros(channels)
+        self.magnitude = np.zeros(channels)
+        self.first = np.zeros(channels)
+        self.second = np.zeros((channels, channels))
+
+    def add(self, values: Floats, rng: np.random.Generator, *, second: bool) -> None:
+        absolute = np.abs(values)
+        self.most = np.maximum(self.most, absolute.max(axis=0))
+        self.magnitude += absolute.sum(axis=0)
+        self.count += len(values)
+        if not second:
+            return
+        if len(values) > _MOST_ROWS:
+            values = values[rng.choice(len(values), _MOST_ROWS, replace=False)]
+        self.first += values.sum(axis=0)
+        self.second += values.T @ values
+        self.rows += len(values)
+
+    def result(self) -> Channels:
+        rows = max(self.rows, 1)
+        mean = self.first / rows
+        return Channels(
+            self.most,
+            self.magnitude / max(self.count, 1),
+            mean,
+            self.second / rows - np.outer(mean, mean),
+        )
+
+
+def observe(
+    model: onnx.ModelProto,
+    wanted: Mapping[str, int],
+    data: Path,
+    scratch: Path,
+    threads: int,
+    *,
+    covariance: bool = False,
+) -> dict[str, Channels]:
+    """Run calibration data; `wanted` gives the axis of the channels (negative) for each float32 tensor.
+
+    Without `covariance`, means and covariances are zero. Tensors whose channels vary in number are left out.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    produced = {o for node in copy.graph.node for o in node.output if o}
+    present = {o.name for o in copy.graph.output}
+    copy.graph.output.extend(
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, None)
+        for n in wanted
+        if n in produced and n not in present
+    )
+    augmented = scratch / "channels.onnx"
+    onnxfile.save(copy, augmented)
+    session = open_session(augmented, threads, optimize=False)
+    inputs = tensor_specs(session.get_inputs())
+    names = [o.name for o in session.get_outputs() if o.name in wanted]
+    fed = [i.name for i in inputs if i.name in wanted and i.dtype == "float32"]
+    sums: dict[str, _Sums] = {}
+    odd: set[str] = set()
+    rng = np.random.default_rng(0)
+    started = time.monotonic()
+    for batch in batches(read(data, "calibration", inputs).head(MOST_SAMPLES), inputs):
+        values: dict[str, Any] = dict(zip(names, session.run(names, batch.feeds), strict=True))
+        values |= {n: batch.feeds[n] for n in fed}
+        for name, value in values.items():
+            if value.ndim < -wanted[name] or not value.size:
+                odd.add(name)
+                continue
+            rows = np.moveaxis(value, wanted[name], -1).reshape(-1, value.shape[wanted[name]])
+            seen = sums.setdefault(name, _Sums(rows.shape[1]))
+            if len(seen.most) != rows.shape[1] or not np.isfinite(rows).all():
+                odd.add(name)
+                continue
+            seen.add(rows.astype(np.float64), rng, second=covariance)
+        if time.monotonic() - started > MOST_SECONDS:
+            break
+    augmented.unlink()
+    return {n: s.result() for n, s in sums.items() if n not in odd}

@@ -1,0 +1,91 @@
+"""What techniques that rewrite graphs share: who uses a tensor, attributes, which weights may be replaced."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from longshore_optimizer.techniques import onnxfile
+
+Weights = NDArray[np.float32]
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """Value of an attribute, `default` where the node does not set it."""
+    for found in node.attribute:
+        if found.name == name:
+            return helper.get_attribute_value(found)
+    return default
+
+
+def users(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """Nodes of this graph that read each tensor, one entry for every reading input."""
+    result: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            if name:
+                result.setdefault(name, []).append(node)
+    return result
+
+
+def captured(graph: onnx.GraphProto) -> set[str]:
+    """Names that bodies of Loop, If and Scan read; they may be tensors of the graph around them."""
+    return {name for node in graph.node for body in _bodies(node) for name in _reads(body)}
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for found in node.attribute:
+        if found.type == AttributeProto.GRAPH:
+            yield found.g
+        elif found.type == AttributeProto.GRAPHS:
+            yield from found.graphs
+
+
+def _reads(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield from node.input
+        for body in _bodies(node):
+            yield from _reads(body)
+    yield from (o.name for o in graph.output)
+
+
+def replaceable(model: onnx.ModelProto, least: int) -> dict[str, Weights]:
+    """Finite float32 weights of at least two dimensions and `least` elements that only nodes read."""
+    graph = model.graph
+    fixed = {o.name for o in graph.output} | {i.name for i in graph.input}
+    result = {}
+    for name, tensor in onnxfile.float_initializers(model).items():
+        if name in fixed or len(tensor.dims) < 2 or int(np.prod(tensor.dims)) < least:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if np.isfinite(values).all():
+            result[name] = values
+    return result
+
+
+def prepend(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Put nodes before all others."""
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+
+
+def remove_initializers(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Drop weights by name."""
+    kept = [i for i in graph.initializer if i.name not in names]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def add_constant(graph: onnx.GraphProto, name: str, values: NDArray[Any]) -> str:
+    """Add a constant tensor; gives its name."""
+    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+    return name
+
+
+def set_constant(tensor: TensorProto, values: NDArray[Any]) -> None:
+    """Replace the values of a constant, keeping its name."""
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))

@@ -1,0 +1,138 @@
+"""Weight sharing: each tensor keeps a few distinct values, found by k-means; the file holds their numbers."""
+
+import numpy as np
+import onnx
+from longshore.api.optimize import TechniqueName
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from longshore_optimizer.techniques import editing, onnxfile
+from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal, TargetFacts, Work
+from longshore_optimizer.techniques.editing import Weights
+
+_LEAST_ELEMENTS = 1024
+_ROUNDS = 300
+_CLUSTERS = (256, 16)
+"""Whole and half bytes; numbers between would be stored in as many bits."""
+
+
+class WeightSharing:
+    """Codebooks as in Han et al. 2015, "Deep Compression"; the runtime expands them once, on loading.
+
+    Speed is that of float32: what is saved is the size of the file. Recurrent layers are shared too.
+    """
+
+    name = TechniqueName.WEIGHT_SHARING
+
+    def applies(self, model: ModelFacts, target: TargetFacts) -> str | None:
+        """Float32 weights are needed."""
+        del target
+        if model.quantized:
+            return "the model is quantized already"
+        return None if model.weight_bytes else "the model has no float32 weights"
+
+    def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
+        """Codebooks of 256 values (a byte a weight) and of 16 (half a byte)."""
+        del model, target
+        return tuple(
+            Proposal(f"shared-{count}", self.name, {"clusters": count}, size_only=True) for count in _CLUSTERS
+        )
+
+    def apply(self, work: Work) -> None:
+        """Cluster every large weight."""
+        model = onnxfile.load(work.model)
+        if share(model, int(work.parameters["clusters"])) == 0:
+            raise NotApplicableError("no weight is large enough to share values")
+        del model.graph.value_info[:]
+        onnxfile.save(model, work.out)
+
+
+def share(model: onnx.ModelProto, clusters: int) -> int:
+    """Replace large weights by codebook, numbers and channel scales, in place; gives how many.
+
+    `clusters` is at most 256; up to 16, two weights share a byte, by a codebook of pairs.
+    """
+    graph = model.graph
+    nodes: list[onnx.NodeProto] = []
+    shared = editing.replaceable(model, _LEAST_ELEMENTS)
+    for name, values in shared.items():
+        scale = channel_scale(values)
+        codebook, codes = cluster(values / scale, clusters)
+        flat = codes.reshape(-1)
+        table: NDArray[np.float32] = codebook
+        if clusters <= 16:
+            if flat.size % 2:
+                flat = np.append(flat, np.uint8(0))
+            flat = flat[0::2] * np.uint8(len(codebook)) + flat[1::2]
+            table = np.stack(np.meshgrid(codebook, codebook, indexing="ij"), -1).reshape(-1, 2)
+        inner, count = list(values.shape), int(values.size)
+        editing.add_constant(graph, f"{name}.codebook", table)
+        editing.add_constant(graph, f"{name}.codes", flat)
+        editing.add_constant(graph, f"{name}.scale", scale)
+        editing.add_constant(graph, f"{name}.shape", np.array(inner, np.int64))
+        spread = f"{name}.spread"
+        nodes += [
+            helper.make_node(
+                "Cast", [f"{name}.codes"], [f"{name}.wide"], name=f"{name}.wide", to=TensorProto.INT32
+            ),
+            helper.make_node("Gather", [f"{name}.codebook", f"{name}.wide"], [spread], name=spread),
+        ]
+        if clusters <= 16 and count % 2:
+            for part, value in (("start", 0), ("end", count), ("axis", 0), ("flat", -1)):
+                editing.add_constant(graph, f"{name}.{part}", np.array([value], np.int64))
+            nodes += [
+                helper.make_node("Reshape", [spread, f"{name}.flat"], [f"{name}.line"], name=f"{name}.line"),
+                helper.make_node(
+                    "Slice",
+                    [f"{name}.line", f"{name}.start", f"{name}.end", f"{name}.axis"],
+                    [f"{name}.cut"],
+                    name=f"{name}.cut",
+                ),
+            ]
+            spread = f"{name}.cut"
+        nodes += [
+            helper.make_node("Reshape", [spread, f"{name}.shape"], [f"{name}.plain"], name=f"{name}.plain"),
+            helper.make_node("Mul", [f"{name}.plain", f"{name}.scale"], [name], name=f"{name}.restore"),
+        ]
+    editing.remove_initializers(graph, set(shared))
+    editing.prepend(graph, nodes)
+    return len(shared)
+
+
+def channel_scale(values: Weights) -> Weights:
+    """Root mean square of each channel along the axis where channels differ most; broadcasts to `values`."""
+
+    def root(axis: int) -> Weights:
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        squares = np.mean(values.astype(np.float64) ** 2, axis=others, keepdims=True)
+        scale: Weights = np.maximum(np.sqrt(squares), 1e-12).astype(np.float32)
+        return scale
+
+    axes = [a for a in range(values.ndim) if values.shape[a] > 1] or [0]
+    # One number for every 16 weights at least, or the scales cost more than they mend.
+    worth = [a for a in axes if values.size // values.shape[a] >= 16]
+    if not worth:
+        return np.ones((1,) * values.ndim, np.float32)
+    return max((root(a) for a in worth), key=lambda s: float(np.std(np.log(s))))
+
+
+def cluster(values: Weights, clusters: int) -> tuple[Weights, NDArray[np.uint8]]:
+    """One-dimensional k-means from evenly spaced centres; gives centres (k,) and each value's nearest one.
+
+    Lloyd's algorithm on sorted values: a cluster is an interval, so its mean comes from prefix sums.
+    """
+    ordered = np.sort(values.reshape(-1).astype(np.float64))
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    low, high = np.quantile(ordered, (0.0005, 0.9995))
+    centres = np.linspace(low, high, clusters)
+    for _ in range(_ROUNDS):
+        borders = np.searchsorted(ordered, (centres[1:] + centres[:-1]) / 2)
+        edges = np.concatenate([[0], borders, [len(ordered)]])
+        counts = np.diff(edges)
+        means = np.diff(sums[edges]) / np.maximum(counts, 1)
+        moved = np.where(counts > 0, means, centres)
+        if np.allclose(moved, centres, rtol=0, atol=1e-5 * max(high - low, 1e-12)):
+            break
+        centres = np.sort(moved)
+    codes = np.searchsorted((centres[1:] + centres[:-1]) / 2, values).astype(np.uint8)
+    return centres.astype(np.float32), codes
