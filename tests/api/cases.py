@@ -49,6 +49,14 @@ RULES: dict[str, tuple[Spec, str]] = {
         spec(rollout={"analysis": {"margin": 4}}),
         "raise harm or lower margin",
     ),
+    "two-signals-of-one-name": (
+        spec(
+            rollout={
+                "analysis": {"signals": [{"name": "a", "type": t} for t in ("Agreement", "Distribution")]}
+            }
+        ),
+        "analysis.signals must have different names",
+    ),
     "signal-prometheus-without-query": (
         spec(rollout={"analysis": {"signals": [{"name": "a", "type": "Prometheus", "max": 1}]}}),
         "type Prometheus needs query and address: add both",

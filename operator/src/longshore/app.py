@@ -31,6 +31,7 @@ from longshore.resources.kinds import CHILDREN, MODEL_DEPLOYMENT, POD, Kind
 from longshore.scrape import Scraper
 from longshore.senses import Senses
 from longshore.settings import Settings
+from longshore.signals import Inquirer
 
 WATCHED: tuple[Kind, ...] = (MODEL_DEPLOYMENT, *CHILDREN, POD)
 RESYNC = 600.0
@@ -75,7 +76,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
     metrics.models.set_function(lambda: index.count)
     async with await Cluster.connect(told=metrics.told) as cluster:
         senses, scraper = Senses(), Scraper()
-        examiner = Examiner(senses)
+        examiner, inquirer = Examiner(senses), Inquirer(senses)
         activators = _activators(index, settings)
         if activators is not None:
             senses.activators = activators.view
@@ -87,9 +88,10 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
             metrics,
             examiner.examine,
             activators.tell if activators is not None else lambda key, activation: None,
+            inquirer.inquire,
         )
         queue: Queue[Key] = Queue(reconciler, process.workers, _log_failure)
-        examiner.wake = queue.add
+        examiner.wake = inquirer.wake = queue.add
         await _first_list(cluster, index, settings)
         _spare_the_collector()
         probes = serve_probes(process.host, process.port, metrics, queue.stuck_for, lambda: queue.depth)
@@ -124,7 +126,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
                     activators.wake = queue.add
                     parts.append(activators.run(cluster))
                 await _until(stop, watching, *parts)
-            await scraper.close()
+            await asyncio.gather(scraper.close(), inquirer.close())
 
 
 def _spare_the_collector() -> None:

@@ -83,6 +83,7 @@ def observe(
         scaled=senses.scaled.get(key) if senses else None,
         activators=_activators(root, key, senses),
         preflight=senses.preflight.get(key) if senses else None,
+        answers=senses.answers.get(key) if senses else None,
         budget=budget_of(index, key, senses),
     )
 

@@ -12,6 +12,7 @@ from longshore.cluster import Cluster, ClusterError
 from longshore.index import Index, Key
 from longshore.metrics import Metrics
 from longshore.observe import observe
+from longshore.plan.analysis.questions import Questions
 from longshore.plan.outcome import Plan, Problem
 from longshore.plan.pipeline import make_plan
 from longshore.plan.state import Activation, Observed
@@ -37,6 +38,7 @@ class Reconciler:
         metrics: Metrics,
         examine: Callable[[Observed, str], None] = lambda observed, revision: None,
         activate: Callable[[Key, Activation | None], None] = lambda key, activation: None,
+        inquire: Callable[[Key, Questions | None], None] = lambda key, questions: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
@@ -46,6 +48,7 @@ class Reconciler:
         self._metrics = metrics
         self._examine = examine
         self._activate = activate
+        self._inquire = inquire
         self._clock = clock
         self._store = ArtifactStore(settings.store_plain_http)
 
@@ -60,6 +63,7 @@ class Reconciler:
             if observed is None:
                 self._senses.forget(key)
                 self._activate(key, None)
+                self._inquire(key, None)
                 return None
             plan = make_plan(observed)
             if plan.rests_on:
@@ -113,6 +117,7 @@ class Reconciler:
         _keep(self._senses.analysed, key, plan.analysed)
         _keep(self._senses.scaled, key, plan.scaled)
         (self._senses.listening.add if plan.listen else self._senses.listening.discard)(key)
+        self._inquire(key, plan.questions)
         if plan.preflight is not None:
             self._examine(observed, plan.preflight)
         else:

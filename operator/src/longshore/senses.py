@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from longshore.index import Key
+from longshore.plan.analysis.questions import Answers
 from longshore.plan.rollout.model import PreflightView
 from longshore.plan.state import ActivatorView, Analysed, Scaled
 from longshore.plan.telemetry import Telemetry
@@ -19,11 +20,13 @@ class Senses:
     analysed: dict[Key, Analysed] = field(default_factory=dict)
     scaled: dict[Key, Scaled] = field(default_factory=dict)
     preflight: dict[Key, PreflightView] = field(default_factory=dict)
+    answers: dict[Key, Answers] = field(default_factory=dict)
+    """What Prometheus servers and web hooks said of a canary."""
     activators: Callable[[Key], ActivatorView | None] | None = None
     """Tells what the activators know of a model; None where there are none."""
 
     def forget(self, key: Key) -> None:
         """Forget a ModelDeployment that is gone."""
         self.listening.discard(key)
-        for known in (self.telemetry, self.analysed, self.scaled, self.preflight):
+        for known in (self.telemetry, self.analysed, self.scaled, self.preflight, self.answers):
             known.pop(key, None)

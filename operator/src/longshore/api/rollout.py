@@ -78,7 +78,9 @@ class AnalysisSignal(Part):
         default=None, description="Address of the Prometheus server or of the web hook."
     )
     query: Annotated[str, Field(min_length=1, max_length=2048)] | None = Field(
-        default=None, description="PromQL; $revision stands for the revision it is asked for."
+        default=None,
+        description="PromQL that gives one number; $revision, $namespace and $name stand for the revision it "
+        "is asked for and this ModelDeployment.",
     )
     max: float | None = Field(
         default=None, ge=-1e12, le=1e12, description="The canary's value may not be above this."
@@ -114,6 +116,11 @@ class Analysis(Part):
             f"analysis.harm (absent: {HARM}) must be above analysis.margin (absent: {MARGIN}): "
             "raise harm or lower margin",
             lambda a: a.margin < a.harm,
+        ),
+        Rule(
+            "!has(self.signals) || self.signals.all(s, self.signals.exists_one(t, t.name == s.name))",
+            "analysis.signals must have different names: give each its own",
+            lambda a: len({s.name for s in a.signals}) == len(a.signals),
         ),
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from longshore.api import Spec
+from longshore.api.rollout import Strategy
 from longshore.plan.analysis.comparison import Tick
 from longshore.plan.analysis.counters import PodSample, increments
 from longshore.plan.analysis.judge import (
@@ -15,14 +16,19 @@ from longshore.plan.analysis.judge import (
     load_state,
     look_at,
 )
-from longshore.plan.analysis.settings import settings_of
+from longshore.plan.analysis.questions import Answers, Questions, questions_of
+from longshore.plan.analysis.settings import Settings, settings_of
+from longshore.plan.rollout.model import Phase, RolloutState
 from longshore.plan.state import Analysed, Observed
 from longshore.plan.telemetry import PodReading, Telemetry
+
+_MIRRORED = "mirrored"
+"""Place of the baselines of compared answers among those of the revisions, whose names are hashes."""
 
 
 def analyse(observed: Observed, spec: Spec, canary: str, stable: str | None) -> tuple[Analysed, Judgement]:
     """Take the latest readings into account, each once, and judge."""
-    settings = settings_of(spec.rollout.analysis, spec.serving.latency_objective is not None)
+    settings = _settings(observed, spec, stable)
     before = _remembered(observed, canary)
     telemetry = observed.telemetry
     if telemetry is None or stable is None or telemetry.at <= before.looked_at:
@@ -37,22 +43,70 @@ def analyse(observed: Observed, spec: Spec, canary: str, stable: str | None) -> 
             telemetry.at,
             settings.warmup,
         )
+    mirrored, baselines[_MIRRORED] = increments(
+        before.baselines.get(_MIRRORED, {}),
+        _mirror_samples(telemetry, stable),
+        frozenset(pod.name for pod in observed.pods_of(stable) if not pod.deleting),
+        telemetry.at,
+        0.0,
+    )
     elapsed = telemetry.at - before.looked_at if before.looked_at else 0.0
     new, old = counted[canary], counted[stable]
+    # Where only the stable side is silent, the canary would be held against the stable revision's past.
     silent = any(side.unanswered and not side.counted and not side.warming for side in (new, old))
+    heard = _fresh(observed.answers, before)
     look = Look(
         seconds=elapsed,
         errors=Tick(new.errors, old.errors, elapsed),
         latency=Tick(new.slow, old.slow, elapsed) if settings.latency else None,
+        agreement={name: mirrored.errors for name, _ in settings.agreement} if mirrored.counted else {},
+        metrics=heard.metrics if heard else {},
+        hooks=heard.hooks if heard else {},
         problem=_why_silent(telemetry) if silent else None,
     )
-    after = Analysed(canary, look_at(settings, before.state, look), telemetry.at, baselines)
+    after = Analysed(
+        canary,
+        look_at(settings, before.state, look),
+        telemetry.at,
+        baselines,
+        heard.at if heard else before.answered_at,
+    )
     return after, judge(settings, after.state)
+
+
+def ask(observed: Observed, spec: Spec, state: RolloutState | None, analysed: str | None) -> Questions | None:
+    """Give what others shall be asked about the revision that is analysed; None when there is nothing."""
+    if state is None or analysed is None:
+        return None
+    baking = state.phase is Phase.BAKING
+    stable = state.previous if baking else state.stable
+    owner = observed.owner
+    found = questions_of(spec.rollout.analysis, owner.namespace, owner.name, analysed, stable, baking)
+    return found or None
 
 
 def dump(analysed: Analysed) -> dict[str, Any]:
     """Give what outlives the process, as JSON values for status."""
     return {"revision": analysed.revision, "state": dump_state(analysed.state)}
+
+
+def _settings(observed: Observed, spec: Spec, stable: str | None) -> Settings:
+    rollout = spec.rollout
+    compares = observed.telemetry is not None and bool(_mirror_samples(observed.telemetry, stable))
+    state = observed.status.get("rollout", {}).get("state") or {}
+    return settings_of(
+        rollout.analysis,
+        spec.serving.latency_objective is not None,
+        shadow=rollout.strategy is Strategy.SHADOW and compares,
+        baking=state.get("phase") == Phase.BAKING,
+    )
+
+
+def _fresh(answers: Answers | None, before: Analysed) -> Answers | None:
+    """Give a round of answers once, and only one about this canary."""
+    if answers is None or answers.canary != before.revision or answers.at <= before.answered_at:
+        return None
+    return answers
 
 
 def _remembered(observed: Observed, canary: str) -> Analysed:
@@ -69,6 +123,20 @@ def _samples(observed: Observed, telemetry: Telemetry, revision: str) -> dict[st
         reading.pod: _sample(reading, ready.get(reading.pod))
         for reading in telemetry.readings
         if reading.revision == revision and "requests" in reading.values
+    }
+
+
+def _mirror_samples(telemetry: Telemetry, stable: str | None) -> dict[str, PodSample]:
+    """Give what the stable revision's pods compared; a pod whose server mirrors nothing is left out."""
+    return {
+        reading.pod: PodSample(
+            requests=int(reading.values["compared"]),
+            errors=int(reading.values.get("differing", 0)),
+            ready_since=0.0,
+            process=reading.process,
+        )
+        for reading in telemetry.readings
+        if reading.revision == stable and "compared" in reading.values
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from longshore.api.status import Optimization, Revision, Side
+from longshore.plan.analysis.questions import Questions
 from longshore.plan.state import Activation, Analysed, Scaled
 
 T = TypeVar("T")
@@ -105,3 +106,5 @@ class Plan:
     """What the activators shall know of this model."""
     preflight: str | None = None
     """Revision that recorded requests shall be sent to."""
+    questions: Questions | None = None
+    """What Prometheus servers and web hooks shall be asked."""

@@ -7,6 +7,7 @@ from longshore.api import Spec, Status
 from longshore.api.parse import SpecError, parse_spec, unknown_fields
 from longshore.api.scaling import Engine
 from longshore.api.status import Optimization, Revision
+from longshore.plan import analyse as analysis_stage
 from longshore.plan import artifact as artifact_stage
 from longshore.plan import autoscaler as autoscaler_stage
 from longshore.plan import scale as scale_stage
@@ -74,6 +75,9 @@ def make_plan(observed: Observed) -> Plan:
         scaled=load.scaled,
         activation=zero.activation,
         listen=serving.listen or load.listens,
+        questions=analysis_stage.ask(
+            observed, spec, serving.state, serving.analysed.revision if serving.analysed else None
+        ),
         preflight=serving.preflight,
     )
 

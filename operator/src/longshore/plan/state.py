@@ -6,6 +6,7 @@ from typing import Any
 
 from longshore.plan.analysis.counters import PodSample
 from longshore.plan.analysis.judge import AnalysisState
+from longshore.plan.analysis.questions import Answers
 from longshore.plan.rollout.model import PreflightView
 from longshore.plan.scaling import Budget, Claim, State, Waiting
 from longshore.plan.telemetry import Telemetry
@@ -97,6 +98,8 @@ class Analysed:
     state: AnalysisState = field(default_factory=AnalysisState)
     looked_at: float = 0.0
     baselines: Mapping[str, Mapping[str, PodSample]] = field(default_factory=dict)
+    answered_at: float = 0.0
+    """Time of the last round of Prometheus servers and web hooks that was taken into account."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,15 @@ class Scaled:
     looked_at: float = 0.0
     reason: str = ""
     """Why the number last changed, in one line."""
-
-
-@dataclass(frozen=True, order=True)
     limited: str = ""
     """Why the budget gives fewer pods than are wanted."""
     limited_at: float = 0.0
     """When that was said."""
     claim: Claim | None = None
     """What it asks of its budget; None without one."""
+
+
+@dataclass(frozen=True, order=True)
 class Endpoint:
     """A pod that a held connection may be joined to."""
 
@@ -184,15 +187,17 @@ class Observed:
     scaled: Scaled | None = None
     """The same, of scaling."""
     preflight: PreflightView | None = None
+    answers: Answers | None = None
+    """The latest round of what Prometheus servers and web hooks said; None where nobody asked."""
     activators: ActivatorView | None = None
     """None while no activator is heard."""
+    budget: Budget | None = None
+    """What it shares with others of its namespace; None where the spec names no budget."""
 
     def deployment(self, revision: str) -> DeploymentView | None:
         """Find the Deployment of a revision."""
         return next((d for d in self.deployments if d.revision == revision), None)
 
-    budget: Budget | None = None
-    """What it shares with others of its namespace; None where the spec names no budget."""
     def job(self, key: str) -> JobView | None:
         """Find the latest attempt for an artifact key."""
         return max((j for j in self.jobs if j.key == key), key=lambda j: j.attempt, default=None)

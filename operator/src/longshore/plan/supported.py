@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from longshore.api import Spec
 from longshore.api.base import seconds
-from longshore.api.rollout import Strategy
+from longshore.api.rollout import SignalType, Strategy
 from longshore.api.scaling import Engine, Signal
 from longshore.api.serving import RuntimeName
 from longshore.runtimes.registry import runtime_of
@@ -54,8 +54,11 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
     ),
     (
         "rollout.analysis.signals",
-        lambda s: bool(s.rollout.analysis.signals),
-        "only errors and latency are compared",
+        lambda s: any(
+            signal.type in (SignalType.DISTRIBUTION, SignalType.AGREEMENT)
+            for signal in s.rollout.analysis.signals
+        ),
+        "Distribution and Agreement are not compared; other signals are",
     ),
     (
         "rollout.analysis.syntheticLoad",

@@ -17,6 +17,8 @@ class PodReading:
     at: float
     process: str
     values: Mapping[str, float]
+    predictions: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    """How often each bin was predicted since the server started, by kind of bin."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ class MetricSource:
     `series` maps our names to those of the runtime, whose values are added up: `requests` (answered, with
     success or not), `errors` (of them, failed or refused), `slow` (of them, slower than the objective),
     `executions`, `rows`, `queue_seconds`, `compute_seconds`, `request_seconds`, all cumulative; `pending`,
-    `in_flight`, `open_streams` as they are now. A name that is missing is not known of this runtime.
+    `in_flight`, `open_streams` as they are now; `compared` (answers to mirrored requests) and `differing` (of
+    them, not the same as the original's). A name that is missing is not known of this runtime.
     """
 
     port: int

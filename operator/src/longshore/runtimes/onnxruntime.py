@@ -40,6 +40,8 @@ class OnnxRuntime:
             "open_streams": (Series("longshore_streams"),),
             "cpu_seconds": (Series("process_cpu_seconds_total"),),
             "workers": (Series("longshore_workers_ready"),),
+            "compared": (Series("longshore_mirror_compared_total"),),
+            "differing": (Series("longshore_mirror_differing_total"),),
         },
     )
 

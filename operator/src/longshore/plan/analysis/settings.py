@@ -51,13 +51,16 @@ class Settings:
         return 1 + (self.latency is not None) + len(self.distribution) + len(self.agreement)
 
 
-def settings_of(analysis: Analysis, latency_objective: bool, shadow: bool = False) -> Settings:
+def settings_of(
+    analysis: Analysis, latency_objective: bool, shadow: bool = False, baking: bool = False
+) -> Settings:
     """Read the settings from the spec.
 
     Args:
         analysis: `spec.rollout.analysis`.
         latency_objective: whether the deployment has a latency objective that requests can be slower than.
         shadow: whether answers to mirrored requests are compared; agreement is then always looked at.
+        baking: the new revision has all requests: nothing is held against the one before any more.
     """
 
     def named(kind: SignalType) -> list[AnalysisSignal]:
@@ -87,7 +90,8 @@ def settings_of(analysis: Analysis, latency_objective: bool, shadow: bool = Fals
         distribution=tuple((s.name, Bounds(psi=s.threshold or _DEFAULT_PSI, alpha=alpha)) for s in shifts),
         agreement=agreement,
         metrics=tuple(
-            (s.name, MetricBounds(s.max, s.min, s.max_ratio)) for s in named(SignalType.PROMETHEUS)
+            (s.name, MetricBounds(s.max, s.min, None if baking else s.max_ratio))
+            for s in named(SignalType.PROMETHEUS)
         ),
         hooks=tuple(s.name for s in named(SignalType.WEB_HOOK)),
         warmup=seconds(analysis.warmup),
