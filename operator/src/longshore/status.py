@@ -48,6 +48,7 @@ def build_status(previous: Mapping[str, Any], facts: Facts, generation: int, now
         revisions=facts.revisions,
         optimization=facts.optimization,
         rollout=dict(facts.rollout) if facts.rollout is not None else None,
+        scaling=dict(facts.learned) if facts.learned is not None else None,
         url=facts.url,
         replicas=facts.replicas,
         selector=facts.selector,

@@ -109,6 +109,11 @@ class Status(Part):
         description="What the operator remembers of a rollout; not for other programs.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
+    scaling: dict[str, Any] | None = Field(
+        default=None,
+        description="What the operator learned of the load, for after a restart; not for other programs.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
     url: Reference | None = Field(default=None, description="Where to send requests.")
     replicas: int | None = Field(default=None, ge=0, description="Pods there are, for the scale subresource.")
     selector: Annotated[str, Field(max_length=512)] | None = Field(

@@ -70,6 +70,8 @@ class Facts:
     replicas: int = 0
     selector: str = ""
     rollout: Mapping[str, Any] | None = None
+    learned: Mapping[str, Any] | None = None
+    """What status shall remember of the load."""
 
 
 @dataclass(frozen=True)

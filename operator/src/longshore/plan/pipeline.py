@@ -136,6 +136,7 @@ def _keep_serving(observed: Observed, problem: Problem) -> Plan:
             replicas=_replicas(observed),
             selector=_selector(observed),
             rollout=observed.status.get("rollout"),
+            learned=observed.status.get("scaling"),
         )
     )
 
@@ -190,6 +191,7 @@ def _facts(
         replicas=_replicas(observed),
         selector=_selector(observed),
         rollout=serving.rollout,
+        learned=scale_stage.memory(observed, load),
     )
 
 

@@ -1,6 +1,8 @@
 """The stage Scaled: how many pods the present load needs, from the pods' own counters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from longshore.api import Spec
 from longshore.api.scaling import Engine
@@ -14,6 +16,8 @@ from longshore.plan.scaling import (
     RevisionLoad,
     Waiting,
     policy_of,
+    recall,
+    remember,
     step,
 )
 from longshore.plan.state import Observed, Scaled
@@ -56,7 +60,7 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
     standing = observed.deployment(stable)
     least = min(low, 1) if shares else low
     current = min(max(standing.replicas if standing else low, least), high)
-    before = observed.scaled or Scaled()
+    before = observed.scaled or Scaled(recall(observed.status.get("scaling")))
     telemetry = observed.telemetry
     woken = current == 0 and waiting is not None and waiting.demand > 0
     if not woken and (telemetry is None or telemetry.at <= before.looked_at):
@@ -79,6 +83,13 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
     scaled = Scaled(state, replicas, now, reason, limited, limited_at, claim)
     problem = "; ".join(decision.problems) if decision.held else ""
     return ScaleStage(replicas, scaled, reason, problem, limited)
+
+
+def memory(observed: Observed, load: ScaleStage) -> Mapping[str, Any] | None:
+    """Give what status shall remember of the load; None where nothing scales."""
+    if load.scaled is None:
+        return None
+    return remember(observed.status.get("scaling"), load.scaled.state, observed.now)
 
 
 def _observation(

@@ -16,6 +16,7 @@ from longshore.plan.scaling.inputs import (
     Target,
     Waiting,
 )
+from longshore.plan.scaling.memory import recall, remember
 from longshore.plan.scaling.policy import policy_of
 from longshore.plan.scaling.state import State, from_json, to_json
 
@@ -35,6 +36,8 @@ __all__ = [
     "Waiting",
     "from_json",
     "policy_of",
+    "recall",
+    "remember",
     "step",
     "to_json",
 ]
