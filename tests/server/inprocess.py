@@ -8,9 +8,9 @@ from longshore_server.app import App
 from longshore_server.artifact import locate
 from longshore_server.batcher import Batcher, BatchingOptions
 from longshore_server.config import Limits
+from longshore_server.grpcserver import GrpcServer
 from longshore_server.grpcservice import GrpcService
-from longshore_server.http1 import HttpServer
-from longshore_server.http2 import GrpcServer
+from longshore_server.httpserver import HttpServer
 from longshore_server.inference import Admission
 from longshore_server.loading import Loaded, load
 from longshore_server.metrics import Metrics, SharedMemory
@@ -58,6 +58,9 @@ class Transport(asyncio.Transport):
 
     def abort(self) -> None:
         self.closing = True
+
+    def is_closing(self) -> bool:
+        return self.closing
 
     def pause_reading(self) -> None: ...
 

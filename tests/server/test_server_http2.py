@@ -1,6 +1,7 @@
 """The server's HTTP/2 and gRPC: against grpc.aio on the same requests, cut at every byte, and under abuse."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from longshore_server.messages import Messages
 
 from tests.server import models
 from tests.server.harness import Server
-from tests.server.inprocess import InProcess, Transport
+from tests.server.inprocess import LIMITS, InProcess, Transport
 from tests.server.reference import DTYPES, Reference
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -246,6 +247,35 @@ async def test_a_small_window_is_respected(pair: Path) -> None:
     assert statuses(bytes(transport.written)) == {1: "0"}
     connection.connection_lost(None)
     server.batcher.close()
+
+
+async def test_what_arrives_in_pieces_is_granted_again(pair: Path) -> None:
+    frames, piece = 20, 1 << 16
+    limits = dataclasses.replace(LIMITS, body_bytes=64 << 20, in_flight_bytes=64 << 20)
+    server = InProcess(pair, limits)
+    connection, transport = server.grpc(), Transport()
+    connection.connection_made(transport)
+    start = len(transport.written)
+    body = h2.PREFIX.pack(0, 64 << 20) + bytes((frames << 20) - h2.PREFIX_BYTES)
+    data = h2.PREFACE + headers(1, hpack.Encoder())
+    for at in range(0, len(body), 1 << 20):
+        data += h2.frame(h2.DATA, 0, 1, body[at : at + (1 << 20)])
+    for at in range(0, len(data), piece):
+        connection.data_received(data[at : at + piece])
+    granted = {0: 0, 1: 0}
+    for kind, _, stream, payload in split_frames(bytes(transport.written[start:])):
+        if kind == h2.WINDOW_UPDATE:
+            granted[stream] += h2.UINT32.unpack(payload)[0]
+    assert granted == {0: 16 << 20, 1: frames << 20}
+    connection.connection_lost(None)
+    assert server.grpc.message_bytes == 0
+    server.batcher.close()
+
+
+async def test_a_message_in_one_frame_meets_the_same_limit(pair: Path) -> None:
+    data = h2.PREFACE + headers(1, hpack.Encoder()) + h2.frame(h2.DATA, h2.END_STREAM, 1, message())
+    answer, _ = await InProcess(pair, dataclasses.replace(LIMITS, body_bytes=50)).grpc_answer(data)
+    assert statuses(answer) == {1: str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])}
 
 
 def open_streams(count: int) -> bytes:

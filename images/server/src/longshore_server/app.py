@@ -15,7 +15,7 @@ from longshore_server.errors import (
     unauthenticated,
     unimplemented,
 )
-from longshore_server.http1 import HttpConnection
+from longshore_server.httpexchange import Exchange
 from longshore_server.httphead import Body, Endpoint, RequestHead
 from longshore_server.metrics import Metrics
 from longshore_server.sagemaker import Invocations
@@ -154,14 +154,14 @@ class App:
 
         return answer
 
-    def _exposition(self, connection: HttpConnection, head: RequestHead, body: Body) -> None:
-        connection.answer(self._metrics.exposition(), _PROMETHEUS)
+    def _exposition(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
+        exchange.answer(self._metrics.exposition(), _PROMETHEUS)
 
 
 def _json(tell: Callable[[], tuple[Any, int]]) -> Endpoint:
-    def endpoint(connection: HttpConnection, head: RequestHead, body: Body) -> None:
+    def endpoint(exchange: Exchange, head: RequestHead, body: Body) -> None:
         document, status = tell()
-        connection.answer_json(document, status)
+        exchange.answer_json(document, status)
 
     return endpoint
 
@@ -174,9 +174,9 @@ class _Decoded:
         self._coding = coding
         self._limit = limit
 
-    def __call__(self, connection: HttpConnection, head: RequestHead, body: Body) -> None:
-        connection.run_aside(
+    def __call__(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
+        exchange.run_aside(
             len(body),
             lambda: compression.decompress(self._coding, body, self._limit),
-            lambda decoded: self._endpoint(connection, head, decoded),
+            lambda decoded: self._endpoint(exchange, head, decoded),
         )

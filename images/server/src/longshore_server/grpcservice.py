@@ -13,10 +13,10 @@ from longshore_server.errors import (
     unauthenticated,
     unimplemented,
 )
+from longshore_server.grpcstream import Method, Stream
 from longshore_server.grpctf import Predict
 from longshore_server.grpcv2 import V2Infer, stream_error
 from longshore_server.headerblocks import Headers
-from longshore_server.http2 import Method, Stream
 from longshore_server.messages import Messages
 from longshore_server.metrics import Metrics
 from longshore_server.served import ServedModel

@@ -7,7 +7,7 @@ import numpy as np
 
 from longshore_server.dtypes import BF16, BYTES, FP16, Array, Datatype
 from longshore_server.errors import RequestError, bad_request, not_found
-from longshore_server.http2 import Stream
+from longshore_server.grpcstream import Stream
 from longshore_server.inference import Outputs, Payload, Work
 from longshore_server.messages import Messages
 from longshore_server.served import ServedModel
@@ -153,8 +153,8 @@ def _payload(name: str, datatype: Datatype, tensor: Any, shape: tuple[int, ...])
         array: Array = np.array(values, np.uint16 if datatype in (FP16, BF16) else datatype.numpy)
     except OverflowError as error:
         raise bad_request(f"input {name!r} has a value that is no {datatype.name}: {error}") from None
-    if len(array) == 1 and count > 1:  # TensorProto: a single value fills the tensor
-        array = np.repeat(array, count)
+    if 0 < len(array) < count:  # TensorProto: the last value fills the rest of the tensor
+        array = np.pad(array, (0, count - len(array)), "edge")
     if len(array) != count:
         raise bad_request(f"input {name!r} has {len(array)} values, its shape {list(shape)} wants {count}")
     return array
@@ -165,7 +165,7 @@ def _texts(name: str, values: Any, count: int) -> list[str]:
         texts = [value.decode() for value in values]
     except UnicodeDecodeError:
         raise bad_request(f"input {name!r} has an element that is no UTF-8 text") from None
-    texts = texts * count if len(texts) == 1 else texts
+    texts += texts[-1:] * (count - len(texts))
     if len(texts) != count:
         raise bad_request(f"input {name!r} has {len(texts)} values, its shape wants {count}")
     return texts

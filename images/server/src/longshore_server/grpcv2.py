@@ -15,7 +15,7 @@ import numpy as np
 from longshore_server import wire
 from longshore_server.dtypes import BF16, BYTES, FP16, Datatype, Kind, pack_bytes
 from longshore_server.errors import RequestError, bad_request, not_found
-from longshore_server.http2 import Stream
+from longshore_server.grpcstream import Stream
 from longshore_server.inference import Group, Outputs, Payload, Work
 from longshore_server.messages import Messages
 from longshore_server.served import ServedModel

@@ -18,7 +18,9 @@ DEFAULT_FRAME_BYTES = 16384
 MAX_WINDOW = 2**31 - 1
 
 FRAME = struct.Struct(">IBI")  # length and type in one, flags, stream
+FRAME_HEAD_BYTES = FRAME.size
 PREFIX = struct.Struct(">BI")  # gRPC: compressed flag, message length
+PREFIX_BYTES = PREFIX.size
 UINT32 = struct.Struct(">I")
 SETTING = struct.Struct(">HI")
 
@@ -35,6 +37,22 @@ class Http2Error(Exception):
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """One frame."""
     return FRAME.pack(len(payload) << 8 | kind, flags, stream) + payload
+
+
+def header_block(flags: int, payload: bytes) -> bytes:
+    """A HEADERS frame's part of the header block, without padding and priority. Raises `Http2Error`."""
+    if not flags & (PADDED | HAS_PRIORITY):
+        return payload
+    padding = 0
+    if flags & PADDED:
+        if not payload:
+            raise Http2Error(FRAME_SIZE_ERROR, "a padded frame is empty")
+        padding, payload = payload[0], payload[1:]
+    if flags & HAS_PRIORITY:
+        payload = payload[5:]
+    if padding > len(payload):
+        raise Http2Error(PROTOCOL_ERROR, "padding is longer than the frame")
+    return payload[: len(payload) - padding]
 
 
 def settings(values: dict[int, int]) -> bytes:

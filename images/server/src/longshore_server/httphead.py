@@ -14,10 +14,10 @@ import httptools
 from longshore_server.errors import GrpcStatus, RequestError, bad_request
 
 if TYPE_CHECKING:
-    from longshore_server.http1 import HttpConnection
+    from longshore_server.httpexchange import Exchange
 
 Body = Any  # bytes or memoryview
-Endpoint = Callable[["HttpConnection", "RequestHead", Body], None]
+Endpoint = Callable[["Exchange", "RequestHead", Body], None]
 
 _MAX_HEADERS = 100
 _MAX_LENGTH_DIGITS = 15

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from longshore_server.errors import RequestError
-from longshore_server.http1 import HttpConnection
+from longshore_server.httpexchange import Exchange
 from longshore_server.inference import Group, Outputs, Payload, Work
 
 # (outputs, first row, rows) -> (body, content type)
@@ -16,7 +16,7 @@ Encode = Callable[[Outputs, int, int], tuple[bytes, bytes]]
 class EncodedWork(Work):
     """One call, answered with what `encode` makes of its outputs."""
 
-    __slots__ = ("connection", "encode")
+    __slots__ = ("encode", "exchange")
     protocol: ClassVar[str] = "http"
 
     def __init__(
@@ -24,23 +24,23 @@ class EncodedWork(Work):
         admitted: tuple[Group, int],
         payloads: Sequence[Payload],
         received: float,
-        connection: HttpConnection,
+        exchange: Exchange,
         encode: Encode,
     ) -> None:
         """`admitted` is what `Admission.admit` gave."""
         super().__init__(*admitted, payloads, received, None)
-        self.connection = connection
+        self.exchange = exchange
         self.encode = encode
 
     @property
     def abandoned(self) -> bool:
         """Whether the connection is gone."""
-        return self.connection.closed
+        return self.exchange.closed
 
     def finish(self, outputs: Outputs, start: int) -> None:
         """Write the encoded answer."""
-        self.connection.answer(*self.encode(outputs, start, self.rows))
+        self.exchange.answer(*self.encode(outputs, start, self.rows))
 
     def fail(self, error: RequestError) -> None:
         """Write the error."""
-        self.connection.fail(error)
+        self.exchange.fail(error)

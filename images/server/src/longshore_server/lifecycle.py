@@ -20,7 +20,7 @@ from longshore_server.auth import ApiKeys
 from longshore_server.batcher import Batcher, BatchingOptions
 from longshore_server.config import Settings
 from longshore_server.errors import ExitCode, cannot_listen
-from longshore_server.http1 import HttpServer
+from longshore_server.httpserver import HttpServer
 from longshore_server.inference import Admission
 from longshore_server.loading import Loaded, load
 from longshore_server.metrics import Metrics, SharedMemory, escape_label
@@ -30,7 +30,7 @@ from longshore_server.tls import Certificates
 from longshore_server.tracing import observer
 
 if TYPE_CHECKING:
-    from longshore_server.http2 import GrpcServer
+    from longshore_server.grpcserver import GrpcServer
 
 _log = logging.getLogger(__name__)
 
@@ -158,8 +158,8 @@ class Worker:
         self, bound: socket.socket, served: ServedModel, loop: asyncio.AbstractEventLoop
     ) -> asyncio.Server:
         # Protobuf and HPACK's tables take a tenth of the start: REST does not wait for them.
+        from longshore_server.grpcserver import GrpcServer
         from longshore_server.grpcservice import GrpcService
-        from longshore_server.http2 import GrpcServer
 
         service = GrpcService(served.name, served.version, self._metrics, self._keys)
         service.serve(served)

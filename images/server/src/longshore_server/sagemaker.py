@@ -12,7 +12,7 @@ import orjson
 
 from longshore_server.dtypes import BF16, BYTES, Array, bf16_to_float, float_to_bf16
 from longshore_server.errors import GrpcStatus, RequestError, bad_request
-from longshore_server.http1 import HttpConnection
+from longshore_server.httpexchange import Exchange
 from longshore_server.httphead import Body, RequestHead
 from longshore_server.httpwork import Encode, EncodedWork
 from longshore_server.inference import Outputs, Payload
@@ -36,17 +36,17 @@ class Invocations:
         self._v2 = v2
         self._predict = predict
 
-    def __call__(self, connection: HttpConnection, head: RequestHead, body: Body) -> None:
+    def __call__(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
         """Take one request."""
         received = time.perf_counter()
-        connection.started = received
+        exchange.started = received
         content_type = head.header(b"content-type").partition(";")[0].strip().lower() or _JSON
         if content_type in (_JSON, "application/octet-stream"):
-            self._json(connection, head, body, received)
+            self._json(exchange, head, body, received)
         elif content_type == _NPY:
-            self._array(connection, head, _read_npy(body), received)
+            self._array(exchange, head, _read_npy(body), received)
         elif content_type == _CSV:
-            self._array(connection, head, _read_csv(self._input(), body), received)
+            self._array(exchange, head, _read_csv(self._input(), body), received)
         else:
             raise RequestError(
                 415,
@@ -54,9 +54,9 @@ class Invocations:
                 f"{content_type} is not taken: send {_JSON}, {_CSV} or {_NPY}",
             )
 
-    def _json(self, connection: HttpConnection, head: RequestHead, body: Body, received: float) -> None:
+    def _json(self, exchange: Exchange, head: RequestHead, body: Body, received: float) -> None:
         if head.json_length >= 0:
-            self._v2(connection, head, body)
+            self._v2(exchange, head, body)
             return
         try:
             document = orjson.loads(body)
@@ -64,9 +64,9 @@ class Invocations:
             raise bad_request(f"the body is no JSON: {error}") from None
         inputs = document.get("inputs") if isinstance(document, dict) else None
         if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict) and "datatype" in inputs[0]:
-            self._v2(connection, head, body)
+            self._v2(exchange, head, body)
         else:
-            self._predict.predict(connection, document, received)
+            self._predict.predict(exchange, document, received)
 
     def _input(self) -> TensorSpec:
         specs = self._served.signature.inputs
@@ -75,7 +75,7 @@ class Invocations:
             raise bad_request(f"the model has several inputs ({names}): send {_JSON}")
         return specs[0]
 
-    def _array(self, connection: HttpConnection, head: RequestHead, array: Array, received: float) -> None:
+    def _array(self, exchange: Exchange, head: RequestHead, array: Array, received: float) -> None:
         spec = self._input()
         if spec.datatype is BYTES:
             payload: Payload = [str(value) for value in array.reshape(-1)]
@@ -87,7 +87,7 @@ class Invocations:
             payload = np.ascontiguousarray(array, spec.datatype.numpy)
         admitted = self._served.admission.admit([tuple(array.shape)])
         encode = _encoder(head.header(b"accept"))
-        self._served.submit(EncodedWork(admitted, [payload], received, connection, encode))
+        self._served.submit(EncodedWork(admitted, [payload], received, exchange, encode))
 
 
 def _read_npy(body: Body) -> Array:

@@ -15,7 +15,7 @@ import orjson
 
 from longshore_server.dtypes import BF16, BYTES, Array, Datatype, bf16_to_float
 from longshore_server.errors import bad_request, not_found
-from longshore_server.http1 import HttpConnection
+from longshore_server.httpexchange import Exchange
 from longshore_server.httphead import Body, RequestHead
 from longshore_server.httpwork import EncodedWork
 from longshore_server.inference import Outputs, Payload
@@ -35,17 +35,17 @@ class Predict:
         """One for each served model."""
         self._served = served
 
-    def __call__(self, connection: HttpConnection, head: RequestHead, body: Body) -> None:
+    def __call__(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
         """Take one request."""
         received = time.perf_counter()
-        connection.started = received
+        exchange.started = received
         try:
             document = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise bad_request(f"the body is no JSON: {error}") from None
-        self.predict(connection, document, received)
+        self.predict(exchange, document, received)
 
-    def predict(self, connection: HttpConnection, document: Any, received: float) -> None:
+    def predict(self, exchange: Exchange, document: Any, received: float) -> None:
         """Take one request whose body has been parsed."""
         if not isinstance(document, dict) or ("instances" in document) == ("inputs" in document):
             raise bad_request(
@@ -72,7 +72,7 @@ class Predict:
             payloads.append(_payload(spec, shape, columns[spec.name]))
         admitted = self._served.admission.admit(shapes)
         encode = _encode_rows if by_rows else _encode_columns
-        self._served.submit(EncodedWork(admitted, payloads, received, connection, encode))
+        self._served.submit(EncodedWork(admitted, payloads, received, exchange, encode))
 
     def _rows(self, instances: Any) -> dict[str, Any]:
         if not isinstance(instances, list) or not instances:

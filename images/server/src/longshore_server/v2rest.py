@@ -12,7 +12,7 @@ import orjson
 
 from longshore_server.dtypes import BY_NAME, BYTES, pack_bytes, unpack_bytes
 from longshore_server.errors import RequestError, bad_request
-from longshore_server.http1 import HttpConnection
+from longshore_server.httpexchange import Exchange
 from longshore_server.httphead import Body, RequestHead
 from longshore_server.inference import Admission, Group, Outputs, Payload, Work
 from longshore_server.served import ServedModel
@@ -75,7 +75,7 @@ class Ask:
 class V2Work(Work):
     """One `infer` call."""
 
-    __slots__ = ("ask", "codec", "connection")
+    __slots__ = ("ask", "codec", "exchange")
     protocol: ClassVar[str] = "v2-rest"
 
     def __init__(
@@ -83,7 +83,7 @@ class V2Work(Work):
         ask: Ask,
         payloads: Sequence[Payload],
         received: float,
-        connection: HttpConnection,
+        exchange: Exchange,
         codec: "V2Rest",
     ) -> None:
         self.group = ask.group
@@ -92,13 +92,13 @@ class V2Work(Work):
         self.received = received
         self.deadline = None if ask.timeout is None else received + ask.timeout
         self.ask = ask
-        self.connection = connection
+        self.exchange = exchange
         self.codec = codec
 
     @property
     def abandoned(self) -> bool:
         """Whether the connection is gone."""
-        return self.connection.closed
+        return self.exchange.closed
 
     def finish(self, outputs: Outputs, start: int) -> None:
         """Write the answer."""
@@ -106,7 +106,7 @@ class V2Work(Work):
 
     def fail(self, error: RequestError) -> None:
         """Write the error."""
-        self.connection.fail(error)
+        self.exchange.fail(error)
 
 
 class V2Rest:
@@ -120,22 +120,22 @@ class V2Rest:
         self._asks: dict[Any, Ask] = {}
         self._binary_asks: dict[bytes, Ask] = {}
 
-    def __call__(self, connection: HttpConnection, head: RequestHead, body: Body) -> None:
+    def __call__(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
         """Take one request."""
         received = time.perf_counter()
-        connection.started = received
+        exchange.started = received
         self._served.batcher.check_room()
         if head.json_length < 0:
             document = _load(body)
             known = self._known(document)
             if known is not None:
-                self._submit(V2Work(*known, received, connection, self))
+                self._submit(V2Work(*known, received, exchange, self))
                 return
             ask = self._ask(document, binary=False)
             payloads = self._json_payloads(document, ask)
         else:
             ask, payloads = self._binary(body, head.json_length)
-        self._submit(V2Work(ask, payloads, received, connection, self))
+        self._submit(V2Work(ask, payloads, received, exchange, self))
 
     # Requests.
 
@@ -311,12 +311,12 @@ class V2Rest:
             if not wishes[0].binary:
                 prefix = ask.prefixes.get(shape) or self._json_prefix(ask, shape)
                 data = outputs.json(index, start, rows)
-                work.connection.answer_json_bytes(b"%b[%b]}]}" % (prefix, data))
+                work.exchange.answer_json_bytes(b"%b[%b]}]}" % (prefix, data))
                 return
             if outputs.signature.outputs[index].datatype is not BYTES:
                 raw = outputs.raw(index, start, rows)
                 document = ask.prefixes.get(shape) or self._binary_prefix(ask, shape, len(raw))
-                _write_binary(work.connection, document, raw)
+                _write_binary(work.exchange, document, raw)
                 return
         self._answer_any(work, outputs, start)
 
@@ -378,9 +378,9 @@ class V2Rest:
                 texts.append(orjson.dumps(tensor)[:-1] + b',"data":[' + text + b"]}")
         document = self._envelope(ask) + b",".join(texts) + b"]}"
         if not blobs:
-            work.connection.answer_json_bytes(document)
+            work.exchange.answer_json_bytes(document)
             return
-        _write_binary(work.connection, document, blobs[0] if len(blobs) == 1 else b"".join(blobs))
+        _write_binary(work.exchange, document, blobs[0] if len(blobs) == 1 else b"".join(blobs))
 
 
 def bytes_payload(name: str, raw: Body, count: int) -> list[str]:
@@ -395,9 +395,9 @@ def bytes_payload(name: str, raw: Body, count: int) -> list[str]:
         raise bad_request(f"input {name!r} is no BYTES tensor: {error}") from None
 
 
-def _write_binary(connection: HttpConnection, document: bytes, raw: bytes | memoryview) -> None:
+def _write_binary(exchange: Exchange, document: bytes, raw: bytes | memoryview) -> None:
     headers = b"Inference-Header-Content-Length: %d\r\n" % len(document)
-    connection.answer_parts(document, raw, b"application/octet-stream", headers)
+    exchange.answer_parts(document, raw, b"application/octet-stream", headers)
 
 
 def _remember(ask: Ask, shape: tuple[int, ...], prefix: bytes) -> None:

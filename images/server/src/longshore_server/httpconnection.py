@@ -1,44 +1,32 @@
 """HTTP/1.1 connections: bytes in, complete requests out, answers back in order.
 
-Equal heads parse equally, so parsed heads are kept by their bytes: a client that repeats its request pays
-for the grammar once. One request of a connection is worked on at a time; what a client pipelines waits its
-turn.
+One request of a connection is worked on at a time; what a client pipelines waits its turn.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
 from enum import Enum
-from http import HTTPStatus
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import orjson
 
-from longshore_server import compression
 from longshore_server.chunked import ChunkedBody
-from longshore_server.config import Limits
-from longshore_server.errors import GrpcStatus, RequestError, overloaded, too_large
-from longshore_server.httphead import Body, RequestHead, parse_head
-from longshore_server.metrics import Metrics
+from longshore_server.errors import GrpcStatus, RequestError, overloaded
+from longshore_server.httpexchange import Exchange
+from longshore_server.httphead import Body, RequestHead
+from longshore_server.readgate import ReadGate
 from longshore_server.tracing import Answered, Observer
 
-_MAX_CACHED_HEADS = 4096
-_MAX_CACHED_HEAD_BYTES = 2048
+if TYPE_CHECKING:
+    from longshore_server.httpserver import HttpServer
+
 # The first read of a message holds its head and, if it is small, all of it. What is left of a larger body
 # is then read straight into the memory that the runtime will use.
 RECEIVE_BYTES = 16 << 10
-_LARGE_ANSWER = 64 << 10
-_SMALL_WORK = 4 << 10
 _ALIGNMENT = 64
 # A body that is slower than this many bytes a second, after the body timeout, is cut off.
 _SLOWEST_BODY = 128 << 10
-
 _LINGER_SECONDS = 2.0
-_HOLD_OFF_SECONDS = 0.1
-
-_OK_JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
-_REASONS = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
 
 
 class Phase(Enum):
@@ -51,124 +39,30 @@ class Phase(Enum):
     LINGER = "the client to stop sending after a refusal"
 
 
-class Router(Protocol):
-    """Where requests go."""
-
-    def route(self, head: RequestHead) -> None:
-        """Set the head's endpoint.
-
-        Raises `RequestError`, which is answered without closing the connection.
-        """
-
-
-class HttpServer:
-    """What all connections of one listener share."""
-
-    def __init__(
-        self, router: Router, limits: Limits, metrics: Metrics, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        """`router` is asked once for each distinct head."""
-        self.router = router
-        self.limits = limits
-        self.metrics = metrics
-        self.loop = loop
-        self.connections: set[HttpConnection] = set()
-        self.heads: dict[bytes, RequestHead] = {}
-        self.draining = False
-        self.body_bytes = 0
-        # One buffer for all: the loop hands over what it read before it reads for another connection.
-        self.receive_buffer = memoryview(bytearray(RECEIVE_BYTES))
-        self.observer: Observer | None = None
-
-    def __call__(self) -> "HttpConnection":
-        """A protocol for a new connection."""
-        return HttpConnection(self)
-
-    def forget_heads(self) -> None:
-        """Parse and route every head anew, after what they were checked against has changed."""
-        self.heads.clear()
-
-    def resolve(self, data: bytes) -> RequestHead:
-        """Parse and route a head that is not known yet."""
-        head = parse_head(data)
-        limit = self.limits.body_bytes
-        if head.content_length > limit:
-            raise too_large(f"the body has {head.content_length} bytes, the limit is {limit}")
-        try:
-            self.router.route(head)
-        except RequestError as error:
-            head.endpoint = _Refuse(error)
-            return head
-        if len(data) <= _MAX_CACHED_HEAD_BYTES:
-            if len(self.heads) >= _MAX_CACHED_HEADS:
-                self.heads.clear()
-            self.heads[data] = head
-        return head
-
-    def begin_drain(self) -> None:
-        """From now on every answer closes its connection: whoever uses it goes elsewhere by itself."""
-        self.draining = True
-
-    def drain(self) -> None:
-        """Close the connections that are idle; one in use closes with its answer."""
-        self.draining = True
-        for connection in list(self.connections):
-            connection.close_if_idle()
-
-    def sweep(self, now: float) -> None:
-        """Close connections that have waited too long; `now` on the clock of `time.monotonic`."""
-        for connection in list(self.connections):
-            connection.enforce_timeouts(now)
-
-
-class _Refuse:
-    """The endpoint of a head that the router refused."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: RequestError) -> None:
-        self.error = error
-
-    def __call__(self, connection: "HttpConnection", head: RequestHead, body: Body) -> None:
-        connection.fail(self.error)
-
-
-class HttpConnection(asyncio.BufferedProtocol):
+class HttpConnection(Exchange, asyncio.BufferedProtocol):
     """One client connection."""
 
     __slots__ = (
         "_body",
         "_body_reserved",
         "_chunked",
-        "_close_after",
         "_filled",
+        "_gate",
         "_heads",
-        "_held_off",
         "_linger",
         "_pending",
         "_phase",
-        "_reading_paused",
         "_receive",
         "_seen_answers",
         "_since",
         "_write_blocked_since",
-        "answers",
-        "closed",
-        "head",
         "server",
-        "started",
-        "status",
-        "transport",
     )
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: "HttpServer") -> None:
         """Made by the listener."""
+        super().__init__(server.metrics, server.loop)
         self.server = server
-        self.closed = False
-        self.head: RequestHead | None = None
-        self.answers = 0
-        self.status = 0
-        self.started = 0.0
         self._heads = server.heads
         self._receive = server.receive_buffer
         self._pending = b""
@@ -179,10 +73,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._body_reserved = 0
         self._filled = 0
         self._chunked: ChunkedBody | None = None
-        self._close_after = False
         self._linger = False
-        self._held_off = False
-        self._reading_paused = False
         self._write_blocked_since = 0.0
 
     # Called by the event loop.
@@ -190,6 +81,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport, or refuse it when too many are open."""
         self.transport = cast(asyncio.Transport, transport)
+        self._gate = ReadGate(self.transport, self._loop)
         server = self.server
         server.connections.add(self)
         server.metrics.connections("http", 1)
@@ -253,7 +145,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._phase is Phase.BUSY:
             self._pending = data
             if len(data) > RECEIVE_BYTES:
-                self._pause_reading()
+                self._gate.close()
             return
         end = data.find(b"\r\n\r\n") + 4
         head = self._heads.get(data[:end])
@@ -354,130 +246,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         except RequestError as error:
             self._failed(error)
 
-    def run_aside(self, size: int, work: Callable[[], Body], then: Callable[[Body], None]) -> None:
-        """Do `work` about `size` bytes off the event loop when they are many, then go on with its result."""
-        if size <= _SMALL_WORK:
-            then(work())
-            return
+    # Ending a request.
 
-        def done(future: asyncio.Future[Body]) -> None:
-            if self.closed:
-                return
-            try:
-                then(future.result())
-            except RequestError as error:
-                self._failed(error)
-
-        self.server.loop.run_in_executor(None, work).add_done_callback(done)
-
-    def _failed(self, error: RequestError) -> None:
-        if self.head is not None and self.head.is_inference:
-            self.server.metrics.request_failed(error)
-        self.fail(error)
-
-    # Answering.
-
-    def answer(self, body: Body, content_type: bytes, headers: bytes = b"", status: int = 200) -> None:
-        """Answer the current request; `headers` are further complete lines, each with its CR LF."""
-        head = self.head
-        if head is None or head.plain or len(body) < compression.MIN_BYTES:
-            self._answer_as_is(body, content_type, headers, status)
-            return
-        coding = compression.choose(head.header(b"accept-encoding"))
-        headers += b"Content-Encoding: %b\r\nVary: Accept-Encoding\r\n" % coding.encode()
-        self.run_aside(
-            len(body),
-            lambda: compression.compress(coding, body),
-            lambda encoded: self._answer_as_is(encoded, content_type, headers, status),
-        )
-
-    def _answer_as_is(self, body: Body, content_type: bytes, headers: bytes, status: int) -> None:
-        self.status = status
-        length = str(len(body)).encode()
-        head = b"HTTP/1.1 %b\r\nContent-Type: %b\r\n%bContent-Length: %b\r\n\r\n" % (
-            _REASONS[status],
-            content_type,
-            headers + b"Connection: close\r\n" if self._close_after else headers,
-            length,
-        )
-        if self.head is not None and self.head.method == "HEAD":
-            self.write(head)
-        elif len(body) > _LARGE_ANSWER:
-            self.write_parts([head, body])
-        else:
-            self.write(head + bytes(body))
-
-    def answer_json(self, document: object, status: int = 200) -> None:
-        """Answer with a JSON document."""
-        self.answer(orjson.dumps(document), b"application/json", status=status)
-
-    def answer_parts(
-        self, first: bytes, second: bytes | memoryview, content_type: bytes, headers: bytes
-    ) -> None:
-        """Answer 200 with a body in two parts; a large second one is not copied."""
-        assert self.head is not None
-        if self._close_after or not self.head.plain:
-            self.answer(b"".join((first, second)), content_type, headers)
-            return
-        self.status = 200
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
-            content_type,
-            headers,
-            len(first) + len(second),
-            first,
-        )
-        if len(second) > _LARGE_ANSWER:
-            self.write_parts([head, second])
-        else:
-            self.write(b"".join((head, second)))
-
-    def answer_json_bytes(self, body: bytes) -> None:
-        """Answer 200 with JSON text: the shortest way there is."""
-        assert self.head is not None
-        if self._close_after or not self.head.plain:
-            self.answer(body, b"application/json")
-            return
-        self.status = 200
-        self.write(b"%b%d\r\n\r\n%b" % (_OK_JSON, len(body), body))
-
-    def write(self, data: bytes) -> None:
-        """Write a whole answer."""
+    def _overloaded(self) -> None:
         if not self.closed:
-            self.transport.write(data)
-            self._answered()
-
-    def write_parts(self, parts: list[bytes | memoryview]) -> None:
-        """Write a whole answer from parts that are not copied."""
-        if not self.closed:
-            self.transport.writelines(parts)
-            self._answered()
-
-    def fail(self, error: RequestError, close: bool = False) -> None:
-        """Answer the current request with an error, in the shape that the Open Inference Protocol gives
-        errors.
-        """
-        self._close_after = self._close_after or close
-        headers = b""
-        if error.retry_after is not None:
-            headers += b"Retry-After: %d\r\n" % error.retry_after
-            self._hold_off()
-        if error.status == 401:
-            headers += b'WWW-Authenticate: Bearer realm="longshore"\r\n'
-        self.answer(orjson.dumps({"error": error.message}), b"application/json", headers, error.status)
-
-    def _hold_off(self) -> None:
-        """Read nothing more from an overloaded connection for a moment: refusing must not take the
-        server's time.
-        """
-        if not self._held_off and not self.closed:
-            self._held_off = True
-            self.transport.pause_reading()
-            self.server.loop.call_later(_HOLD_OFF_SECONDS, self._hold_off_over)
-
-    def _hold_off_over(self) -> None:
-        self._held_off = False
-        if not self.closed and not self._reading_paused:
-            self.transport.resume_reading()
+            self._gate.hold_off()
 
     def _refuse(self, error: RequestError) -> None:
         """Answer and close: where the next message would begin is not known."""
@@ -510,12 +283,10 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._close()
             return
         self._phase = Phase.IDLE
-        if self._reading_paused:
-            self._reading_paused = False
-            if not self._held_off:
-                self.transport.resume_reading()
+        if self._gate.closed:
+            self._gate.open()
         if self._pending:
-            self.server.loop.call_soon(self._feed_pending)
+            self._loop.call_soon(self._feed_pending)
 
     def _observe(self, observer: Observer, head: RequestHead) -> None:
         started = self.started if head.is_inference else time.perf_counter()
@@ -566,12 +337,6 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
         self._since = time.monotonic()
-
-    def _pause_reading(self) -> None:
-        if not self._reading_paused:
-            self._reading_paused = True
-            if not self._held_off:
-                self.transport.pause_reading()
 
 
 def _aligned(size: int, offset: int) -> memoryview:
