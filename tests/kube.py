@@ -18,6 +18,9 @@ MODELS = "/apis/longshore.dev/v1alpha1"
 BUSY_SECONDS = 30.0
 """How long a busy server is asked again."""
 
+ESTABLISHED_SECONDS = 30.0
+"""How long a kind may take until it is served."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -113,10 +116,16 @@ class Kube:
     def install(self, definition: str) -> None:
         """Apply a CustomResourceDefinition and wait until it is served."""
         crd = yaml.safe_load(definition)
-        self.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
-        self.server.kubectl(
-            "wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=30s"
-        )
+        place = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}"
+        self.apply(place, crd)
+        deadline = time.monotonic() + ESTABLISHED_SECONDS
+        while not self._established(place):
+            assert time.monotonic() < deadline, f"{crd['metadata']['name']} is not served"
+            time.sleep(0.05)
+
+    def _established(self, place: str) -> bool:
+        conditions = (self.get(place) or {}).get("status", {}).get("conditions") or ()
+        return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
 
 def model(name: str, spec: Mapping[str, Any] | None = None, namespace: str = "default") -> Object:

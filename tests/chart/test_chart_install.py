@@ -24,21 +24,22 @@ from tests.kube import MODELS, Kube, model, models_path
 pytestmark = pytest.mark.apiserver
 
 NAMESPACE = "longshore-system"
+ROUTES = {"httproutes": "HTTPRoute", "grpcroutes": "GRPCRoute"}
 GATEWAY_API = """
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata:
-  name: httproutes.gateway.networking.k8s.io
-  annotations: {api-approved.kubernetes.io: "https://github.com/kubernetes-sigs/gateway-api/pull/2997"}
+  name: {plural}.gateway.networking.k8s.io
+  annotations: {{api-approved.kubernetes.io: "https://github.com/kubernetes-sigs/gateway-api/pull/2997"}}
 spec:
   group: gateway.networking.k8s.io
   scope: Namespaced
-  names: {kind: HTTPRoute, listKind: HTTPRouteList, plural: httproutes, singular: httproute}
+  names: {{kind: {kind}, listKind: {kind}List, plural: {plural}, singular: {singular}}}
   versions:
     - name: v1
       served: true
       storage: true
-      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+      schema: {{openAPIV3Schema: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}
 """
 
 
@@ -53,10 +54,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 @pytest.fixture(scope="module")
 def kube(server: ApiServer) -> Iterator[Kube]:
     with Kube(server) as client:
-        client.install(GATEWAY_API)
+        for plural, kind in ROUTES.items():
+            client.install(GATEWAY_API.format(plural=plural, kind=kind, singular=kind.lower()))
         for namespace in (NAMESPACE, "team-a", "team-b"):
             client.namespace(namespace)
-        served(client, "/apis/gateway.networking.k8s.io/v1/httproutes")
+        for plural in ROUTES:
+            served(client, f"/apis/gateway.networking.k8s.io/v1/{plural}")
         yield client
 
 
@@ -145,7 +148,10 @@ def converges(kube: Kube, namespace: str, operator: Operator) -> None:
         )
 
     served = model("served", namespace=namespace)
-    served["spec"]["route"] = {"parentRefs": [{"name": "gateway"}]}
+    served["spec"]["route"] = {
+        "parentRefs": [{"name": "gateway", "sectionName": "http"}],
+        "grpcParentRefs": [{"name": "gateway", "sectionName": "grpc"}],
+    }
     optimized = model("optimized", namespace=namespace)
     optimized["spec"]["optimize"] = {}
     for obj in (served, optimized):
@@ -156,7 +162,9 @@ def converges(kube: Kube, namespace: str, operator: Operator) -> None:
 
     eventually(lambda: len(children("apis/apps/v1", "deployments", "served")) == 1, "a Deployment")
     eventually(lambda: children("apis/batch/v1", "jobs", "optimized"), "an optimize Job")
-    eventually(lambda: children("apis/gateway.networking.k8s.io/v1", "httproutes", "served"), "an HTTPRoute")
+    gateway_api = "apis/gateway.networking.k8s.io/v1"
+    for plural, kind in ROUTES.items():
+        eventually(lambda p=plural: children(gateway_api, p, "served"), kind)  # type: ignore[misc]
     for group, plural in (
         ("api/v1", "services"),
         ("api/v1", "serviceaccounts"),
@@ -170,9 +178,8 @@ def converges(kube: Kube, namespace: str, operator: Operator) -> None:
 
     eventually(lambda: status("served"), "a status")
     kube.merge(models_path(namespace, "served"), {"spec": {"route": None, "scaling": {"warm": 1}}})
-    eventually(
-        lambda: not children("apis/gateway.networking.k8s.io/v1", "httproutes", "served"), "no HTTPRoute"
-    )
+    for plural, kind in ROUTES.items():
+        eventually(lambda p=plural: not children(gateway_api, p, "served"), f"no {kind}")  # type: ignore[misc]
 
     def events() -> set[str]:
         return {event["reason"] for event in kube.items(f"/api/v1/namespaces/{namespace}/events")}

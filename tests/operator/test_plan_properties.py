@@ -38,6 +38,7 @@ EDITS: list[dict[str, Any]] = [
     {"rollout": {"strategy": "BlueGreen", "revisionHistory": 0}},
     {"rollout": None},
     {"route": {"parentRefs": [{"name": "gateway"}]}},
+    {"route": {"parentRefs": [{"name": "gateway"}], "grpcParentRefs": [{"name": "gateway"}]}},
     {"route": None},
     {"unheard": 1},
 ]
@@ -86,6 +87,7 @@ def happen(world: World, event: tuple[str, Any]) -> None:
         world.annotate(**{f"longshore_dev_{value}": "now"})
     elif kind == "gateway":
         world.gateway_api = value
+        world.accepts = {"HTTPRoute"} if value else None
         world.restart()
     elif kind == "forget-status":
         world.root.pop("status", None)

@@ -7,11 +7,12 @@ import pytest
 from longshore.api import Route
 from longshore.plan.outcome import Plan
 from longshore.plan.pipeline import make_plan
+from longshore.plan.route import claims
 from longshore.plan.state import RouteClaim
-from longshore.resources.httproute import claims
 
 from tests.operator.world import SPEC, START, World
 
+GRPC: dict[str, Any] = {"grpcParentRefs": [{"name": "gateway", "sectionName": "grpc"}]}
 ROUTE: dict[str, Any] = {"parentRefs": [{"name": "gateway"}], "hostnames": ["m.example"], "pathPrefix": "/m"}
 
 
@@ -25,7 +26,7 @@ def planned(other: dict[str, Any] | None, created: float = START - 60, gateway: 
     observed = replace(
         world.observed(),
         other_routes=(claim,) if claim else (),
-        installed=frozenset({"HTTPRoute"} if gateway else ()),
+        installed=frozenset({"HTTPRoute", "GRPCRoute"} if gateway else ()),
     )
     return make_plan(observed)
 
@@ -92,3 +93,163 @@ def test_a_route_that_is_no_longer_wanted_goes() -> None:
     assert world.names("HTTPRoute") == []
     assert world.names("Service") == ["digits"]
     assert world.condition("Ready")["status"] == "True"
+
+
+STEPPED: dict[str, Any] = {
+    "steps": [{"weight": 20, "pause": {}}, {"weight": 50, "pause": {}}],
+    "preflight": {"samples": 0},
+}
+
+
+def weights(world: World, kind: str) -> dict[str, int]:
+    """Give where Longshore's rule leads, and how much of the requests goes there."""
+    rules = world.objects[kind, "digits"]["spec"]["rules"]
+    mine = next(rule for rule in rules if rule["name"] == "longshore")
+    return {backend["name"]: backend["weight"] for backend in mine["backendRefs"]}
+
+
+def go(world: World, ticks: int = 40) -> None:
+    """Let a rollout run that waits for a person: its clocks are written now and then, so it never rests."""
+    for _ in range(ticks):
+        again = world.reconcile()
+        world.work()
+        world.now += min(again, 2.0) if again else 1.0
+
+
+def rolling(route: dict[str, Any], accepts: set[str]) -> World:
+    """A world in which a second revision was just asked for."""
+    world = World({**SPEC, "route": route, "rollout": STEPPED})
+    world.gateway_api, world.accepts = True, accepts
+    go(world)
+    world.edit(model={"uri": "https://models.example/other.onnx"})
+    go(world)
+    return world
+
+
+def test_both_kinds_of_route_get_the_same_weights() -> None:
+    world = rolling({**ROUTE, **GRPC}, {"HTTPRoute", "GRPCRoute"})
+    assert world.condition("Routed")["status"] == "True"
+    for kind in ("HTTPRoute", "GRPCRoute"):
+        assert weights(world, kind) == {"digits-stable": 80, "digits-canary": 20}
+    ports = [
+        backend["port"]
+        for kind in ("HTTPRoute", "GRPCRoute")
+        for backend in world.objects[kind, "digits"]["spec"]["rules"][0]["backendRefs"]
+    ]
+    assert ports == [80, 80, 8081, 8081]
+    world.annotate(longshore_dev_abort="now")
+    go(world)
+    for kind in ("HTTPRoute", "GRPCRoute"):
+        assert weights(world, kind) == {"digits-stable": 100, "digits-canary": 0}
+
+
+def test_a_route_for_grpc_alone_is_enough() -> None:
+    world = rolling(GRPC, {"GRPCRoute"})
+    assert world.names("HTTPRoute") == []
+    assert weights(world, "GRPCRoute") == {"digits-stable": 80, "digits-canary": 20}
+
+
+def test_a_weight_counts_only_when_both_routes_are_accepted() -> None:
+    world = rolling({**ROUTE, **GRPC}, {"HTTPRoute"})
+    stalled = world.condition("Stalled")
+    assert stalled["reason"] == "RouteRefused"
+    assert "refuses the GRPCRoute: no listener allows this kind" in stalled["message"]
+    assert world.condition("Ready")["status"] == "True"
+    assert world.status["rollout"]["state"].get("canary") is None, "what is new is not begun"
+    world.accepts = {"HTTPRoute", "GRPCRoute"}
+    go(world)
+    assert (
+        weights(world, "HTTPRoute")
+        == weights(world, "GRPCRoute")
+        == {
+            "digits-stable": 80,
+            "digits-canary": 20,
+        }
+    )
+
+
+def test_an_answer_to_an_earlier_spec_accepts_nothing() -> None:
+    world = rolling(ROUTE, {"HTTPRoute"})
+    world.accepts = None
+    world.annotate(longshore_dev_promote="now")
+    go(world)
+    route = world.objects["HTTPRoute", "digits"]
+    assert weights(world, "HTTPRoute") == {"digits-stable": 50, "digits-canary": 50}
+    standing = route["status"]["parents"][0]["conditions"][0]
+    assert standing["observedGeneration"] < route["metadata"]["generation"]
+    assert world.condition("Reconciling")["reason"] == "WaitingForRoute"
+
+
+def test_a_backend_that_the_gateway_does_not_find_is_told_and_no_weight_counts() -> None:
+    world = rolling(ROUTE, {"HTTPRoute"})
+    world.accepts = None
+    route = world.objects["HTTPRoute", "digits"]
+    route["status"]["parents"][0]["conditions"].append(
+        {
+            "type": "ResolvedRefs",
+            "status": "False",
+            "reason": "BackendNotFound",
+            "message": "service digits-canary not found",
+            "observedGeneration": route["metadata"]["generation"],
+        }
+    )
+    world._touch(route)
+    go(world)
+    assert "service digits-canary not found" in world.condition("Routed")["message"]
+    assert world.condition("Routed")["status"] != "True"
+
+
+def test_of_two_routes_that_differ_the_larger_share_counts_until_both_are_mended() -> None:
+    world = rolling({**ROUTE, **GRPC}, {"HTTPRoute", "GRPCRoute"})
+    grpc = world.objects["GRPCRoute", "digits"]
+    for backend, weight in zip(grpc["spec"]["rules"][0]["backendRefs"], (10, 90), strict=True):
+        backend["weight"] = weight
+    grpc["metadata"]["generation"] += 1
+    world._touch(grpc)
+    world.annotate(longshore_dev_abort="now")
+    go(world)
+    for kind in ("HTTPRoute", "GRPCRoute"):
+        assert weights(world, kind) == {"digits-stable": 100, "digits-canary": 0}
+
+
+def test_what_others_wrote_in_a_route_is_kept_through_a_rollout() -> None:
+    world = rolling({**ROUTE, **GRPC}, {"HTTPRoute", "GRPCRoute"})
+    header = {
+        "type": "RequestHeaderModifier",
+        "requestHeaderModifier": {"set": [{"name": "a", "value": "b"}]},
+    }
+    foreign = {"name": "theirs", "backendRefs": [{"name": "other", "port": 1, "weight": 1}]}
+    for kind in ("HTTPRoute", "GRPCRoute"):
+        route = world.objects[kind, "digits"]
+        route["spec"]["rules"][0]["filters"] = [header]
+        route["spec"]["rules"].insert(0, foreign)
+        route["metadata"]["annotations"]["team.example/note"] = "ours"
+        route["metadata"]["generation"] += 1
+        world._touch(route)
+    world.annotate(longshore_dev_promote_full="now")
+    go(world)
+    for kind in ("HTTPRoute", "GRPCRoute"):
+        route = world.objects[kind, "digits"]
+        assert route["spec"]["rules"][0] == foreign
+        assert route["spec"]["rules"][1]["filters"] == [header]
+        assert route["metadata"]["annotations"]["team.example/note"] == "ours"
+
+
+def test_two_that_want_all_grpc_calls_of_one_listener_are_a_conflict() -> None:
+    assert claims("team", Route.model_validate(GRPC)) & claims("team", Route.model_validate(GRPC))
+    other = {**GRPC, "hostnames": ["other.example"]}
+    assert not claims("team", Route.model_validate(GRPC)) & claims("team", Route.model_validate(other))
+    assert not claims("team", Route.model_validate(GRPC)) & claims("team", Route.model_validate(ROUTE))
+
+
+def test_a_cluster_without_grpc_routes_says_so_and_keeps_the_other() -> None:
+    world = World({**SPEC, "route": {**ROUTE, **GRPC}})
+    go(world)
+    observed = replace(world.observed(), installed=frozenset({"HTTPRoute"}))
+    plan = make_plan(observed)
+    assert plan.facts is not None
+    assert plan.facts.stalled is not None
+    assert plan.facts.stalled.reason == "GatewayApiMissing"
+    assert "needs GRPCRoute" in plan.facts.stalled.message
+    assert "HTTPRoute" in kinds(plan)
+    assert "GRPCRoute" not in kinds(plan)

@@ -12,10 +12,12 @@ import yaml
 from longshore.api.parse import parse_spec
 from longshore.api.route import ParentReference, Route
 from longshore.plan.revision import artifact_key
+from longshore.resources.grpcroute import grpc_route
 from longshore.resources.httproute import http_route
 from longshore.resources.job import job_request, optimize_job
 from longshore.resources.names import Owner
 from longshore.resources.networkpolicy import optimizer_policy
+from longshore.resources.route_rules import Division
 from longshore.settings import NodeRegistry, Settings
 
 from tests.operator.world import SPEC, World
@@ -85,8 +87,18 @@ OBJECTS: dict[str, Any] = {
                 hostnames=("digits.example",),
                 path_prefix="/digits",
             ),
-            20,
-            "2026-01-01T00:00:00Z",
+            Division(20, "2026-01-01T00:00:00Z"),
+            None,
+        )
+    ],
+    "grpc-route": lambda: [
+        grpc_route(
+            OWNER,
+            Route(
+                grpc_parent_refs=(ParentReference(name="gateway", namespace="infra", section_name="grpc"),),
+                hostnames=("digits.example",),
+            ),
+            Division(20, "2026-01-01T00:00:00Z"),
             None,
         )
     ],

@@ -71,6 +71,8 @@ class World:
         self.broken: set[str] = set()
         """Revisions whose pods never get ready."""
         self.gateway_api = False
+        self.accepts: set[str] | None = None
+        """Kinds of routes that the gateway takes at once; None: there is no gateway."""
         self.kill_at: int | None = None
         """Number of the write, counted from 0, before which the operator ends."""
         self._applied: dict[tuple[str, str], Object] = {}
@@ -109,7 +111,7 @@ class World:
 
     def hear(self) -> None:
         """Deliver everything to the operator's index, as a full list would."""
-        self.index.installed = {"HTTPRoute"} if self.gateway_api else set()
+        self.index.installed = {"HTTPRoute", "GRPCRoute"} if self.gateway_api else set()
         if self._heard == self._version:
             return
         self._heard = self._version
@@ -186,6 +188,24 @@ class World:
         for (kind, name), obj in list(self.objects.items()):
             if kind == "Deployment":
                 self._deploy(name, obj)
+            if kind in ("HTTPRoute", "GRPCRoute") and self.accepts is not None:
+                self._attach(obj, kind in self.accepts)
+
+    def _attach(self, obj: Object, accepted: bool) -> None:
+        """The gateway answers for every parent of a route."""
+        condition = {
+            "type": "Accepted",
+            "status": str(accepted),
+            "reason": "Accepted" if accepted else "NotAllowedByListeners",
+            "message": "" if accepted else "no listener allows this kind",
+            "observedGeneration": obj["metadata"]["generation"],
+        }
+        parents = [
+            {"parentRef": parent, "conditions": [condition]} for parent in obj["spec"].get("parentRefs", ())
+        ]
+        if obj.get("status") != {"parents": parents}:
+            obj["status"] = {"parents": parents}
+            self._touch(obj)
 
     def _deploy(self, name: str, obj: Object) -> None:
         revision = obj["metadata"]["labels"]["longshore.dev/revision"]

@@ -12,6 +12,7 @@ from longshore.api import Status
 from longshore.api.parse import SpecError, parse_spec
 from longshore.budgets import budget_of
 from longshore.index import Index, Key
+from longshore.plan.route import claims
 from longshore.plan.state import (
     ActivatorView,
     DeploymentView,
@@ -22,7 +23,6 @@ from longshore.plan.state import (
     Terminated,
 )
 from longshore.resources.deployment import Provenance
-from longshore.resources.httproute import claims
 from longshore.resources.names import (
     ARTIFACT,
     ATTEMPT,

@@ -31,15 +31,10 @@ from longshore.plan.rollout import (
     step,
 )
 from longshore.plan.rollout.actions import SelectStable
+from longshore.plan.route import Routed, look_at_route
 from longshore.plan.scale import ScaleStage
 from longshore.plan.state import Analysed, DeploymentView, Observed
-from longshore.plan.traffic import (
-    Routed,
-    look_at_route,
-    look_at_traffic,
-    traffic_objects,
-    unwanted_objects,
-)
+from longshore.plan.traffic import look_at_traffic, traffic_objects, unwanted_objects
 from longshore.resources.deployment import Provenance, deployment, pod_template
 from longshore.resources.model_source import ModelSource, image_volume
 from longshore.resources.networkpolicy import serving_policy
@@ -327,7 +322,7 @@ def _pods_problem(observed: Observed, revision: str) -> Problem | None:
 def _route_outcome(routed: Routed) -> Done[str] | Waiting | Problem | None:
     if routed.problem is not None:
         return routed.problem
-    if not routed.wanted:
+    if not routed.kinds:
         return None
     return Done(routed.message) if routed.accepted else Waiting("RouteNotAccepted", routed.message)
 

@@ -71,11 +71,6 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         lambda s: bool(s.rollout.notifications),
         "no web hook is told; watch the events",
     ),
-    (
-        "route.grpcParentRefs",
-        lambda s: s.route is not None and bool(s.route.grpc_parent_refs),
-        "no GRPCRoute is made",
-    ),
 )
 
 

@@ -51,6 +51,7 @@ EVENT = Kind("", "v1", "Event", "events")
 POD_DISRUPTION_BUDGET = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", optional=True)
+GRPC_ROUTE = Kind("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes", optional=True)
 HORIZONTAL_POD_AUTOSCALER = Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 SCALED_OBJECT = Kind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", optional=True)
 ENDPOINT_SLICE = Kind(
@@ -68,6 +69,7 @@ CHILDREN: tuple[Kind, ...] = (
     SERVICE,
     ENDPOINT_SLICE,
     HTTP_ROUTE,
+    GRPC_ROUTE,
     HORIZONTAL_POD_AUTOSCALER,
     SCALED_OBJECT,
 )
