@@ -13,11 +13,15 @@ from longshore_optimizer.modeldir import Source
 
 TIMEOUT = 1200.0
 
-_EXTRAS = {"PyTorch": "torch", "TensorFlow": "tensorflow", "Keras": "tensorflow", "TFLite": "tensorflow"}
-
 
 def convert(
-    source: Source, out: Path, samples: Path | None, *, allow_pickle: bool, timeout: float = TIMEOUT
+    source: Source,
+    out: Path,
+    samples: Path | None,
+    *,
+    allow_pickle: bool,
+    factory: str | None = None,
+    timeout: float = TIMEOUT,
 ) -> Converted:
     """Write the ONNX form of a model to `out`.
 
@@ -46,6 +50,7 @@ def convert(
         "out": str(out),
         "samples": str(samples) if samples else None,
         "allowPickle": allow_pickle,
+        "factory": factory,
     }
     try:
         finished = subprocess.run(

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longshore_optimizer.convert import samples
 from longshore_optimizer.convert.parity import Difference, compare, judge
 from longshore_optimizer.convert.protocol import Converted
+from longshore_optimizer.convert.registry import Order
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch import content
 
@@ -18,23 +20,22 @@ Array = NDArray[Any]
 
 _OPSET = 17
 _MADE_UP = 64
-_MOST_SAMPLES = 1000
 _LIBRARIES = ("sklearn.", "numpy.", "scipy.")
 INPUT = "input"
 """Name of the ONNX input where the samples name none."""
 
 
-def convert(model: Path, out: Path, samples: Path | None, allow_pickle: bool) -> Converted:
-    """Load, convert and compare; writes ONNX to `out`.
+def convert(order: Order) -> Converted:
+    """Load, convert and compare; writes ONNX to `order.out`.
 
     Raises:
         Problem: PickleNotAllowed, ConversionFailed or ParityFailed.
     """
-    estimator = load(model, allow_pickle)
-    arrays = _samples(estimator, samples)
+    estimator = load(order.model, order.allow_pickle)
+    arrays = _samples(estimator, order.samples)
     onnx_model = _to_onnx(estimator, arrays)
-    out.write_bytes(onnx_model.SerializeToString())
-    differences = _compare(estimator, out, arrays)
+    order.out.write_bytes(onnx_model.SerializeToString())
+    differences = _compare(estimator, order.out, arrays)
     return judge("scikit-learn", len(next(iter(arrays.values()))), differences)
 
 
@@ -92,11 +93,9 @@ def load(model: Path, allow_pickle: bool) -> Any:
 def _samples(estimator: Any, path: Path | None) -> dict[str, Array]:
     """Give the arrays to convert and compare with, one an ONNX input."""
     count = int(getattr(estimator, "n_features_in_", 0) or 0)
-    if path is not None:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {k: stored[k][:_MOST_SAMPLES] for k in stored.files if k != "labels"}
-        if arrays:
-            return {k: _narrow(v) for k, v in arrays.items()}
+    arrays = samples.stored(path)
+    if arrays:
+        return {k: _narrow(v) for k, v in arrays.items()}
     if not count:
         raise Problem(
             Reason.CONVERSION_FAILED,

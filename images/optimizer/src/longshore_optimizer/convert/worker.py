@@ -16,18 +16,34 @@ from longshore_optimizer.errors import Problem, Reason
 _CPU_SECONDS = 1800
 _FILE_BYTES = 32 << 30
 
+FRAMEWORKS = {
+    "trees": frozenset({"lightgbm", "xgboost", "onnxmltools"}),
+    "pytorch": frozenset({"torch", "torchvision", "onnxscript", "safetensors"}),
+    "tensorflow": frozenset({"tensorflow", "tf2onnx", "keras", "h5py"}),
+}
+"""Modules that an extra brings: where one of them is missing, the extra is."""
+
 
 def convert(request: dict[str, object]) -> Wire:
     """Dispatch by container; a Problem becomes an answer."""
     try:
-        from longshore_optimizer.convert.registry import CONVERTERS
+        from longshore_optimizer.convert.registry import CONVERTERS, Order, converter
 
-        container = str(request["container"])
-        samples = Path(str(request["samples"])) if request.get("samples") else None
-        converter = CONVERTERS[container]()
-        return converter(
-            Path(str(request["model"])), Path(str(request["out"])), samples, bool(request.get("allowPickle"))
+        entry = CONVERTERS[str(request["container"])]
+        order = Order(
+            model=Path(str(request["model"])),
+            container=str(request["container"]),
+            out=Path(str(request["out"])),
+            samples=Path(str(request["samples"])) if request.get("samples") else None,
+            allow_pickle=bool(request.get("allowPickle")),
+            factory=str(request["factory"]) if request.get("factory") else None,
         )
+        try:
+            return converter(entry)(order)
+        except ModuleNotFoundError as error:
+            if entry.extra is None or (error.name or "").split(".")[0] not in FRAMEWORKS[entry.extra]:
+                raise
+            return _not_installed(entry.extra, str(error.name), str(request.get("format", "model")))
     except Problem as problem:
         return Refused(reason=problem.reason, message=problem.message)
     except MemoryError:
@@ -42,6 +58,14 @@ def convert(request: dict[str, object]) -> Wire:
             message=f"converting to ONNX failed: {type(error).__name__}: {str(error)[:600]}; "
             "export the model to ONNX yourself and deploy that",
         )
+
+
+def _not_installed(extra: str, module: str, what: str) -> Refused:
+    return Refused(
+        reason=Reason.UNSUPPORTED_FORMAT,
+        message=f"this build cannot convert a {what} model, as it is without {module}: use the optimizer "
+        f"image variant {extra!r}, install longshore-optimizer[{extra}], or export it to ONNX yourself",
+    )
 
 
 def main() -> None:

@@ -1,0 +1,284 @@
+"""PyTorch models through torch.onnx: `torch.export` archives, TorchScript, and weights with their factory.
+
+Weights alone (a `state_dict` or safetensors) say nothing about the network; the factory named beside them
+builds it.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from longshore_optimizer.convert import samples
+from longshore_optimizer.convert.factory import build
+from longshore_optimizer.convert.parity import Difference, compare, judge
+from longshore_optimizer.convert.protocol import Converted
+from longshore_optimizer.convert.registry import Order
+from longshore_optimizer.errors import Problem, Reason
+from longshore_optimizer.fetch import content
+
+Array = NDArray[Any]
+
+_OPSET = 18
+_BATCH = 4
+"""Rows of the example: torch.export takes sizes of 0 and 1 as fixed, so a free batch axis needs 2 or more."""
+_LARGEST_FILE = 1_800_000_000
+"""Bytes of weights above which they go to a file of their own: protobuf ends at 2 GiB."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One input: numpy dtype and shape where the model tells them, None for an axis of any size."""
+
+    name: str
+    dtype: str | None = None
+    shape: tuple[int | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that can be called, what torch.onnx takes of it, and its inputs in order."""
+
+    call: Any
+    exported: Any
+    arguments: tuple[Argument, ...]
+
+
+def convert(order: Order) -> Converted:
+    """Load, convert and compare; writes ONNX to `order.out`.
+
+    Raises:
+        Problem: PickleNotAllowed, InvalidModel, InvalidRequest, ConversionFailed or ParityFailed.
+    """
+    if not order.allow_pickle:
+        # torch.load then restores tensors and plain containers only, wherever it is called from.
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        loaded = _load(order)
+        arrays = _arrays(loaded.arguments, samples.stored(order.samples))
+        rows = _export(loaded, arrays, order)
+        differences, count = _compare(loaded, arrays, order, rows)
+    return judge("PyTorch", count, differences)
+
+
+def _load(order: Order) -> Loaded:
+    try:
+        if order.container == content.TORCH_EXPORT:
+            return _exported_program(torch.export.load(order.model))
+        if order.container == content.TORCHSCRIPT:
+            module = torch.jit.load(str(order.model), map_location="cpu").eval()
+            return Loaded(module, module, _schema(module))
+    except (RuntimeError, ValueError, KeyError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise Problem(
+            Reason.INVALID_MODEL, f"PyTorch cannot read {order.model.name} ({text}): save the model again"
+        ) from error
+    network = _network(order)
+    return Loaded(network, network, _parameters(network))
+
+
+def _exported_program(program: Any) -> Loaded:
+    nodes = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
+    arguments = []
+    for name in program.graph_signature.user_inputs:
+        value = nodes[name].meta.get("val") if name in nodes else None
+        if not isinstance(value, torch.Tensor):
+            raise Problem(
+                Reason.CONVERSION_FAILED,
+                f"the exported program's input {name!r} is no tensor: export a function of tensors alone",
+            )
+        shape = tuple(d if isinstance(d, int) else None for d in value.shape)
+        arguments.append(Argument(name, str(value.dtype).removeprefix("torch."), shape))
+    return Loaded(program.module(), program, tuple(arguments))
+
+
+def _schema(module: Any) -> tuple[Argument, ...]:
+    parameters = module.forward.schema.arguments[1:]
+    return tuple(Argument(p.name) for p in parameters if not p.has_default_value())
+
+
+def _parameters(network: torch.nn.Module) -> tuple[Argument, ...]:
+    import inspect
+
+    found = inspect.signature(network.forward).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(Argument(p.name) for p in found if p.kind in kinds and p.default is p.empty)
+
+
+def _network(order: Order) -> torch.nn.Module:
+    weights: object
+    if order.container == content.SAFETENSORS:
+        from safetensors.torch import load_file
+
+        weights = load_file(order.model)
+    else:
+        weights = torch.load(order.model, map_location="cpu", weights_only=order.factory is not None)
+    if isinstance(weights, torch.nn.Module):
+        return weights.eval()
+    if isinstance(weights, Mapping) and isinstance(weights.get("state_dict"), Mapping):
+        weights = weights["state_dict"]
+    if not isinstance(weights, Mapping) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        raise Problem(
+            Reason.INVALID_MODEL,
+            f"{order.model.name} holds a {type(weights).__name__}, neither a module nor its state_dict: save "
+            "the model with torch.export.save",
+        )
+    if order.factory is None:
+        raise Problem(
+            Reason.INVALID_REQUEST,
+            f"{order.model.name} holds weights without the network they belong to: name what builds it "
+            "(model.factory, --factory model.py:build), or save the model with torch.export.save",
+        )
+    network = build(order.factory, order.model.parent, torch.nn.Module, allow_code=order.allow_pickle)
+    try:
+        network.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        text = " ".join(str(error).split())[:300]
+        raise Problem(
+            Reason.INVALID_MODEL, f"the weights do not fit what {order.factory} builds: {text}"
+        ) from error
+    found: torch.nn.Module = network.eval()
+    return found
+
+
+def _arrays(arguments: Sequence[Argument], stored: Mapping[str, Array]) -> dict[str, Array]:
+    """Give one array an input, samples on axis 0: by name, or the only one for the only input."""
+    if not stored:
+        return _made_up(arguments)
+    if len(arguments) == 1 and len(stored) == 1:
+        given = {arguments[0].name: next(iter(stored.values()))}
+    else:
+        given = dict(stored)
+    missing = [a.name for a in arguments if a.name not in given]
+    if missing:
+        raise Problem(
+            Reason.DATA_SHAPE_MISMATCH,
+            f"the data has no array for the input {missing[0]!r}: it needs "
+            f"{', '.join(a.name for a in arguments)}, and holds {', '.join(sorted(stored)[:8])}",
+        )
+    return {a.name: _typed(given[a.name], a.dtype) for a in arguments}
+
+
+def _made_up(arguments: Sequence[Argument]) -> dict[str, Array]:
+    rng = np.random.default_rng(0)
+    result: dict[str, Array] = {}
+    for argument in arguments:
+        if argument.shape is None:
+            raise Problem(
+                Reason.CONVERSION_FAILED,
+                "the model does not tell the shapes of its inputs: give calibration data, whose arrays tell "
+                "them, or save it with torch.export.save",
+            )
+        shape = tuple(_BATCH if d is None else d for d in argument.shape)
+        dtype = np.dtype(argument.dtype or "float32")
+        values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
+        result[argument.name] = values.astype(dtype)
+    return result
+
+
+def _typed(array: Array, dtype: str | None) -> Array:
+    if dtype is not None:
+        return array.astype(dtype)
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def _export(loaded: Loaded, arrays: Mapping[str, Array], order: Order) -> int | None:
+    """Write ONNX; gives the batch size that it is bound to, None where any will do."""
+    names = [a.name for a in loaded.arguments]
+    if order.container == content.TORCH_EXPORT:
+        shape = loaded.arguments[0].shape if loaded.arguments else None
+        _save(torch.onnx.export(loaded.exported, dynamo=True, input_names=names, verbose=False), order)
+        return shape[0] if shape else None
+    count = min(len(a) for a in arrays.values())
+    failure: Exception | None = None
+    for rows in ([_BATCH] if count >= _BATCH else []) + [1]:
+        example = tuple(torch.from_numpy(np.ascontiguousarray(arrays[n][:rows])) for n in names)
+        try:
+            if order.container == content.TORCHSCRIPT:
+                _trace(loaded.exported, example, names, order, free=rows > 1)
+            else:
+                axes = tuple({0: torch.export.Dim("batch")} for _ in names) if rows > 1 else None
+                program = torch.onnx.export(
+                    loaded.exported,
+                    example,
+                    dynamo=True,
+                    input_names=names,
+                    dynamic_shapes=axes,
+                    opset_version=_OPSET,
+                    verbose=False,
+                )
+                _save(program, order)
+        except Exception as error:  # noqa: BLE001 - any failure of the exporter leads to a fixed batch of 1
+            failure = error
+        else:
+            return None if rows > 1 else 1
+    raise failure if failure is not None else ValueError("no samples")
+
+
+def _trace(module: Any, example: tuple[Any, ...], names: list[str], order: Order, *, free: bool) -> None:
+    torch.onnx.export(
+        module,
+        example,
+        str(order.out),
+        dynamo=False,
+        input_names=names,
+        dynamic_axes={n: {0: "batch"} for n in names} if free else None,
+        opset_version=17,
+    )
+
+
+def _save(program: Any, order: Order) -> None:
+    size = sum(int(np.prod(v.shape)) * 4 for v in program.model.graph.initializers.values())
+    program.save(str(order.out), external_data=size > _LARGEST_FILE)
+
+
+def _compare(
+    loaded: Loaded, arrays: Mapping[str, Array], order: Order, rows: int | None
+) -> tuple[list[Difference], int]:
+    from longshore_optimizer.measure.session import open_session
+
+    session = open_session(order.out, 1)
+    names = [a.name for a in loaded.arguments]
+    inputs = [i.name for i in session.get_inputs()]
+    count = min(len(a) for a in arrays.values())
+    size = rows or _BATCH
+    source: list[list[Array]] = []
+    converted: list[list[Array]] = []
+    for start in range(0, count, size):
+        part = [np.ascontiguousarray(arrays[n][start : start + size]) for n in names]
+        if rows is not None and len(part[0]) < rows:
+            break
+        answer = loaded.call(*(torch.from_numpy(p) for p in part))
+        leaves, _ = torch.utils._pytree.tree_flatten(answer)
+        source.append([leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)])
+        feeds = {n: p for n, p in zip(names, part, strict=True) if n in inputs}
+        converted.append([np.asarray(v) for v in session.run(None, feeds)])
+    if not source:
+        raise Problem(
+            Reason.EMPTY_DATA,
+            f"the model takes {rows} rows at once, and there are {count}: give more samples",
+        )
+    outputs = [o.name for o in session.get_outputs()]
+    if len(source[0]) != len(outputs):
+        raise Problem(
+            Reason.PARITY_FAILED,
+            f"the converted model has {len(outputs)} outputs, the source gives {len(source[0])} tensors: "
+            "export the model to ONNX yourself",
+        )
+    differences = [
+        compare(name, _joined([s[i] for s in source]), _joined([c[i] for c in converted]))
+        for i, name in enumerate(outputs)
+    ]
+    return differences, count
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    return np.concatenate([np.atleast_1d(p) for p in parts])
