@@ -14,6 +14,7 @@ from tests.kube import Kube, model, models_path
 CHECKED_IN = Path(__file__).parents[2] / "crds" / "longshore.dev_modeldeployments.yaml"
 FREE = (
     ".status.rollout",
+    ".status.scaling",
     ".spec.serving.podTemplate.affinity",
     ".spec.serving.podTemplate.topologySpreadConstraints[]",
 )

@@ -27,7 +27,12 @@ def child(
         "managedFields": [{"manager": "x"}],
     }
     return {
-        "apiVersion": {"Service": "v1", "Deployment": "apps/v1", "PodDisruptionBudget": "policy/v1"}[kind],
+        "apiVersion": {
+            "Service": "v1",
+            "Deployment": "apps/v1",
+            "PodDisruptionBudget": "policy/v1",
+            "Pod": "v1",
+        }[kind],
         "kind": kind,
         "metadata": metadata,
     }
@@ -70,6 +75,17 @@ def test_progress_can_wait_and_a_ready_pod_cannot() -> None:
     assert index.put({**child(10, kind="Deployment"), "status": progress}) == KEY
     assert KEY not in index.pressing
     assert index.put({**child(11, kind="Deployment"), "status": {**progress, "readyReplicas": 1}}) == KEY
+    assert KEY in index.pressing
+
+
+def test_the_address_of_a_pod_cannot_wait() -> None:
+    index = Index()
+    index.put(child(9, kind="Pod"))
+    index.pressing.clear()
+    pending = {"phase": "Pending", "conditions": [{"type": "Ready", "status": "False"}]}
+    index.put({**child(10, kind="Pod"), "status": pending})
+    index.pressing.clear()
+    index.put({**child(11, kind="Pod"), "status": {**pending, "podIP": "10.0.0.9"}})
     assert KEY in index.pressing
 
 

@@ -98,6 +98,11 @@ class Activators:
             ),
         )
 
+    def awaited(self, key: Key) -> bool:
+        """Tell whether a client waits for a pod of this model."""
+        name = "/".join(key)
+        return any(one.numbers.get(name, {}).get("demand", 0) for one, _ in self._followed.values())
+
     def tell(self, key: Key, activation: Activation | None) -> None:
         """See that the activators know of this model, or forget it; never waits."""
         before = self._routes.get(key)

@@ -116,7 +116,8 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
                 identity = f"{socket.gethostname()}-{os.getpid()}"
                 await Lease(cluster, process.lease_namespace, process.lease_name, identity).lead(lead)
 
-            async with _watches(index, queue, settings) as watching:
+            awaited = activators.awaited if activators is not None else lambda key: False
+            async with _watches(index, queue, settings, awaited) as watching:
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, stop.set)
@@ -166,14 +167,16 @@ async def _until(stop: asyncio.Event, watching: asyncio.Task[None], *parts: Awai
 
 
 @contextlib.asynccontextmanager
-async def _watches(index: Index, queue: Queue[Key], settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
+async def _watches(
+    index: Index, queue: Queue[Key], settings: Settings, awaited: Callable[[Key], bool]
+) -> AsyncIterator[asyncio.Task[None]]:
     """Keep the watches while the context lasts.
 
     kopf takes over the process's signals when it starts and cancels every task that is younger than itself
     when it ends: so signals are set after it is ready, and it ends after everything else.
     """
     stop, ready = asyncio.Event(), asyncio.Event()
-    task = asyncio.ensure_future(_watch(index, queue, settings, stop, ready))
+    task = asyncio.ensure_future(_watch(index, queue, settings, awaited, stop, ready))
     waiting = asyncio.ensure_future(ready.wait())
     try:
         await asyncio.wait({task, waiting}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
@@ -202,6 +205,7 @@ async def _watch(
     index: Index,
     queue: Queue[Key],
     settings: Settings,
+    awaited: Callable[[Key], bool],
     stop: asyncio.Event,
     ready: asyncio.Event,
 ) -> None:
@@ -224,7 +228,7 @@ async def _watch(
         if kind is not MODEL_DEPLOYMENT:
             place = (kind.group, kind.version, kind.plural) if kind.group else ("", kind.version, kind.plural)
             configuration.watching.label_selectors[place] = kind.selector
-        handler = _handler(kind, index, queue)
+        handler = _handler(kind, index, queue, awaited)
         kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(handler)
     # Without one, kopf asks for the name of the user, which a container's user need not have.
     identity: Any = "longshore"
@@ -275,17 +279,22 @@ class _NoDiffs(kopf.DiffBaseStorage):
         """Nothing is stored."""
 
 
-def _handler(kind: Kind, index: Index, queue: Queue[Key]) -> Callable[..., Awaitable[None]]:
+def _handler(
+    kind: Kind, index: Index, queue: Queue[Key], awaited: Callable[[Key], bool]
+) -> Callable[..., Awaitable[None]]:
     async def handle(event: Mapping[str, Any], **_: Any) -> None:
         obj = {**event["object"], "apiVersion": kind.api_version, "kind": kind.kind}
         if kind.optional:
             index.installed.add(kind.kind)
         key = index.remove(obj) if event["type"] == "DELETED" else index.put(obj)
-        if key is not None and kind is MODEL_DEPLOYMENT:
+        if key is None:
+            return
+        pressing = key in index.pressing
+        index.pressing.discard(key)
+        if kind is MODEL_DEPLOYMENT or (pressing and awaited(key)):
             queue.add(key)
-        elif key is not None:
-            queue.add_after(key, GATHER if key in index.pressing else GATHER_PROGRESS)
-            index.pressing.discard(key)
+        else:
+            queue.add_after(key, GATHER if pressing else GATHER_PROGRESS)
 
     return handle
 

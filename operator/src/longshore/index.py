@@ -192,7 +192,8 @@ def _pressing(obj: Mapping[str, Any]) -> Any:
     status = obj.get("status", {})
     conditions = {c["type"]: c["status"] for c in status.get("conditions", ())}
     if obj["kind"] == POD.kind:
-        return conditions.get("Ready"), status.get("phase"), "deletionTimestamp" in obj["metadata"]
+        going = "deletionTimestamp" in obj["metadata"]
+        return conditions.get("Ready"), status.get("phase"), status.get("podIP"), going
     if obj["kind"] == DEPLOYMENT.kind:
         return status.get("readyReplicas"), status.get("availableReplicas"), obj["metadata"].get("generation")
     return obj
