@@ -106,7 +106,7 @@ class Plan:
     """The pods' counters are needed."""
     activation: Activation | None = None
     """What the activators shall know of this model."""
-    preflight: str | None = None
-    """Revision that recorded requests shall be sent to."""
     questions: Questions | None = None
     """What Prometheus servers and web hooks shall be asked."""
+    preflight: str | None = None
+    """Revision that recorded requests shall be sent to."""

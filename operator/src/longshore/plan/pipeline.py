@@ -99,12 +99,12 @@ def _scaling(observed: Observed, load: scale_stage.ScaleStage) -> Done[str] | Wa
     """Say why there are as many pods as there are; the sentence changes only when the number does."""
     if load.scaled is None:
         return None
+    if load.limited:
+        return Problem("BudgetSpent", load.limited)
     if load.problem:
         return Waiting("Held", "the number of pods is held: what would lower it could not be read")
     told = [
         c for c in observed.status.get("conditions", ()) if c["type"] == "Scaled" and c["status"] == "True"
-    if load.limited:
-        return Problem("BudgetSpent", load.limited)
     ]
     standing = told[0]["message"] if told else "the number of pods follows the load"
     return Done(load.reason or standing)
