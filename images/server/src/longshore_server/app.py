@@ -26,7 +26,7 @@ from longshore_server.v2rest import V2Rest
 _PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
 _V2_MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<call>/[a-z]+)?")
 _V1_MODEL = re.compile(r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[^/:]+))?(?P<call>[/:][a-z]+)?")
-_OPEN_PATHS = frozenset(("/v2/health/live", "/v2/health/ready", "/ping", "/metrics"))
+_OPEN_PATHS = frozenset(("/v2/health/live", "/v2/health/ready", "/ping", "/metrics", "/metrics/predictions"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,7 @@ class App:
             "/v2/health/ready": ("GET", _json(self._ready)),
             "/ping": ("GET", _json(self._ready)),
             "/metrics": ("GET", self._exposition),
+            "/metrics/predictions": ("GET", self._predictions),
             "/v2": ("GET", _json(lambda: (describe.server(__version__), 200))),
             "/v2/repository/index": ("POST", _json(self._index)),
             "/v1/models": ("GET", _json(lambda: ({"models": [self._name]}, 200))),
@@ -153,6 +154,9 @@ class App:
             return tell(self._inference.served), 200
 
         return answer
+
+    def _predictions(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
+        exchange.answer(self._metrics.predictions(), _PROMETHEUS)
 
     def _exposition(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
         exchange.answer(self._metrics.exposition(), _PROMETHEUS)

@@ -261,6 +261,7 @@ class Batcher:
                 work.fail(error)
             start += work.rows
         self._metrics.batch_done(works, rows, began, run.assembled, run.finished, time.perf_counter())
+        self._metrics.predicted(works, outputs)
 
     def _wrong_rows(self, group: Group, works: list[Work], rows: int, began: float, run: "Run") -> None:
         """The model gave other rows than it got: what it proved at start does not hold for these values."""

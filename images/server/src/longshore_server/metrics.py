@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from longshore_server.errors import FailureReason, RequestError
+from longshore_server.predictions import PredictionMemory, Predictions
 
 if TYPE_CHECKING:
-    from longshore_server.inference import Work
+    from longshore_server.inference import Outputs, Work
 
 SECONDS_BOUNDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -139,6 +140,7 @@ class SharedMemory:
         """Room for `workers` rows, all zero."""
         self._map = mmap.mmap(-1, max(workers * _layout.width * 8, mmap.PAGESIZE))
         self.workers = workers
+        self.predictions = PredictionMemory(workers)
         self.values: memoryview[float] = memoryview(self._map).cast("d")
 
     def row(self, worker: int) -> "memoryview[float]":
@@ -170,6 +172,7 @@ class Metrics:
         """`objective` in seconds; `labels` and `information` are Prometheus label text without braces."""
         self._memory = memory
         self._row = memory.row(worker)
+        self._predictions = Predictions(memory.predictions.row(worker))
         self._objective = objective
         self._labels = labels
         self._information = information
@@ -221,6 +224,10 @@ class Metrics:
         self._observe(_COMPUTE_HISTOGRAM, SECONDS_BOUNDS, ran - assembled)
         self._observe(_OUTPUT_HISTOGRAM, SECONDS_BOUNDS, answered - ran)
         self._observe(_ROWS_HISTOGRAM, ROWS_BOUNDS, rows)
+
+    def predicted(self, works: "Sequence[Work]", outputs: "Outputs") -> None:
+        """These requests were answered with these outputs."""
+        self._predictions.observe(works, outputs, time.perf_counter())
 
     def _observe(self, start: int, bounds: tuple[float, ...], value: float) -> None:
         row = self._row
@@ -308,6 +315,10 @@ class Metrics:
                 _line(name, [self._labels, *extra], value),
             ]
         return ("\n".join(lines) + "\n").encode()
+
+    def predictions(self) -> bytes:
+        """What was predicted, in Prometheus text format 0.0.4: many series, so not among the others."""
+        return self._memory.predictions.exposition(self._labels)
 
 
 def escape_label(value: str) -> str:
