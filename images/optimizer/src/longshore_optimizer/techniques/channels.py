@@ -18,22 +18,23 @@ from longshore_optimizer.techniques import onnxfile
 MOST_SAMPLES = 128
 MOST_SECONDS = 60.0
 _MOST_ROWS = 2048
-"""Positions of one sample that enter the covariance; neighbours in an image say nearly the same."""
+"""Positions of one sample that enter second moments; neighbours in an image say nearly the same."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Channels:
-    """What was seen of one tensor: arrays of shape (channels,) and the covariance of (channels, channels).
+    """What was seen of one tensor's channels.
 
-    `most` is the largest magnitude, `magnitude` the mean one.
+    `most` (channels,) is the largest magnitude and `magnitude` (channels,) the mean one; `samples`
+    (samples, channels) holds the mean of every sample, `second` (channels, channels) is E[x x^T].
     """
 
     most: Floats
     magnitude: Floats
-    mean: Floats
-    covariance: Floats
+    samples: Floats
+    second: Floats
 
 
 class _Sums:
@@ -42,30 +43,29 @@ class _Sums:
         self.rows = 0
         self.most = np.zeros(channels)
         self.magnitude = np.zeros(channels)
-        self.first = np.zeros(channels)
+        self.samples: list[Floats] = []
         self.second = np.zeros((channels, channels))
 
-    def add(self, values: Floats, rng: np.random.Generator, *, second: bool) -> None:
+    def add(self, values: Floats, samples: int, rng: np.random.Generator, *, second: bool) -> None:
         absolute = np.abs(values)
         self.most = np.maximum(self.most, absolute.max(axis=0))
         self.magnitude += absolute.sum(axis=0)
         self.count += len(values)
+        if len(values) % samples == 0:
+            self.samples.extend(values.reshape(samples, -1, values.shape[1]).mean(axis=1))
         if not second:
             return
         if len(values) > _MOST_ROWS:
             values = values[rng.choice(len(values), _MOST_ROWS, replace=False)]
-        self.first += values.sum(axis=0)
         self.second += values.T @ values
         self.rows += len(values)
 
     def result(self) -> Channels:
-        rows = max(self.rows, 1)
-        mean = self.first / rows
         return Channels(
             self.most,
             self.magnitude / max(self.count, 1),
-            mean,
-            self.second / rows - np.outer(mean, mean),
+            np.array(self.samples),
+            self.second / max(self.rows, 1),
         )
 
 
@@ -76,11 +76,11 @@ def observe(
     scratch: Path,
     threads: int,
     *,
-    covariance: bool = False,
+    second: bool = False,
 ) -> dict[str, Channels]:
     """Run calibration data; `wanted` gives the axis of the channels (negative) for each float32 tensor.
 
-    Without `covariance`, means and covariances are zero. Tensors whose channels vary in number are left out.
+    Without `second`, second moments are zero. Tensors whose channels vary in number are left out.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -113,7 +113,7 @@ def observe(
             if len(seen.most) != rows.shape[1] or not np.isfinite(rows).all():
                 odd.add(name)
                 continue
-            seen.add(rows.astype(np.float64), rng, second=covariance)
+            seen.add(rows.astype(np.float64), batch.rows, rng, second=second)
         if time.monotonic() - started > MOST_SECONDS:
             break
     augmented.unlink()

@@ -12,6 +12,7 @@ from longshore_optimizer.techniques.graph import Graph
 from longshore_optimizer.techniques.low_rank import LowRank
 from longshore_optimizer.techniques.smooth_quant import SmoothQuant
 from longshore_optimizer.techniques.static_int8 import StaticInt8
+from longshore_optimizer.techniques.structured_pruning import StructuredPruning
 from longshore_optimizer.techniques.unstructured_pruning import UnstructuredPruning
 from longshore_optimizer.techniques.weight_only import WeightOnly
 from longshore_optimizer.techniques.weight_sharing import WeightSharing
@@ -24,6 +25,7 @@ TECHNIQUES: dict[TechniqueName, Technique] = {
         DynamicInt8(),
         WeightOnly(),
         SmoothQuant(),
+        StructuredPruning(),
         LowRank(),
         Float16(),
         WeightSharing(),

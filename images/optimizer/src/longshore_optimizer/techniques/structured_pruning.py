@@ -1,0 +1,290 @@
+"""Structured pruning: whole filters, channels and neurons go, so that any runtime is faster for it."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from longshore.api.optimize import TechniqueName
+from numpy.typing import NDArray
+
+from longshore_optimizer.data import batches, read
+from longshore_optimizer.measure.session import open_session, tensor_specs
+from longshore_optimizer.techniques import channels, coupling, elimination, onnxfile
+from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal, TargetFacts, Work
+from longshore_optimizer.techniques.channels import Channels
+from longshore_optimizer.techniques.coupling import Coupling, Group
+from longshore_optimizer.techniques.elimination import Ranking
+
+_SHARES = (0.2, 0.4, 0.6)
+_LEAST_CHANNELS = 8
+_MOST_FEATURES = 4096
+"""Readers of more features are not pruned into: their second moments would not fit into memory."""
+
+_STEP = 0.08
+"""Share of the latency that one step of the measured mode takes away."""
+
+_MOST_SECONDS = 240.0
+_JUDGED = 32
+
+Removals = dict[int, int]
+"""How many channels go, by space."""
+
+Judge = Callable[[onnx.ModelProto], tuple[float, float]]
+"""Gives a model's p95 in ms and the squared error of its answers relative to the original's."""
+
+
+class StructuredPruning:
+    """Removes coupled channels and lets the layers behind make up for them, by least squares on data.
+
+    Where to prune is searched: each step takes channels from the group that loses least a product saved.
+    """
+
+    name = TechniqueName.STRUCTURED_PRUNING
+
+    def applies(self, model: ModelFacts, target: TargetFacts) -> str | None:
+        """Convolutions or matrix products, float32 weights and calibration data are needed."""
+        if model.quantized:
+            return "the model is quantized already"
+        if not model.count("Conv", "ConvTranspose", "MatMul", "Gemm") or not model.weight_bytes:
+            return "the model has no convolution or matrix product to prune"
+        if not target.calibration:
+            return "structured pruning needs calibration data: add optimize.calibration"
+        return None
+
+    def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
+        """Against measured latency where there is a limit; then by shares of the products, four criteria."""
+        del model
+        proposals = []
+        if target.p95_limit_ms is not None:
+            parameters = {"criterion": "reconstruction", "p95LimitMs": target.p95_limit_ms}
+            proposals.append(Proposal("structured-to-limit", self.name, parameters))
+        for share in _SHARES:
+            parameters = {"criterion": "reconstruction", "share": share}
+            proposals.append(Proposal(f"structured-{share * 100:g}", self.name, parameters))
+        proposals += [
+            Proposal(
+                f"structured-{kind}-{_SHARES[0] * 100:g}", self.name, {"criterion": kind, "share": _SHARES[0]}
+            )
+            for kind in ("norm", "activation", "information")
+        ]
+        return tuple(proposals)
+
+    def apply(self, work: Work) -> None:
+        """Prune; raises NotApplicableError where no channels can be removed."""
+        if work.calibration is None:
+            raise ValueError("structured pruning needs calibration data")
+        model = onnxfile.load(work.model)
+        survey = take_survey(
+            model, work.calibration, work.scratch, work.threads, str(work.parameters["criterion"])
+        )
+        limit = work.parameters.get("p95LimitMs")
+        if limit is None:
+            removals = by_share(survey, float(work.parameters["share"]))
+        else:
+            removals = to_limit(survey, _Judge(work), float(limit))
+        if not any(removals.values()):
+            raise NotApplicableError("no group of channels can be made smaller")
+        onnxfile.save(pruned(survey, removals), work.out)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A model with its groups, the order in which channels of each would go, and what each channel costs.
+
+    `steps` is how many channels go at a time; `costs` are products (multiply-accumulates) for each channel.
+    """
+
+    model: onnx.ModelProto
+    coupling: Coupling
+    groups: Mapping[int, Group]
+    rankings: Mapping[int, Ranking]
+    steps: Mapping[int, int]
+    costs: Mapping[int, float]
+    seen: Mapping[str, Channels]
+
+    @property
+    def products(self) -> float:
+        """Products of one sample that go through weights."""
+        uses = coupling.places_of(self.model)
+        tensors = onnxfile.float_initializers(self.model)
+        names = {s.weight for s in self.coupling.slices if len(tensors[s.weight].dims) > 1}
+        return float(sum(np.prod(tensors[n].dims) * uses.get(n, 1) for n in names))
+
+
+def take_survey(model: onnx.ModelProto, data: Path, scratch: Path, threads: int, criterion: str) -> Survey:
+    """Find the groups, watch their channels on calibration data and rank them by a criterion.
+
+    Criteria: `reconstruction`, `norm`, `activation`, `information`.
+
+    Raises:
+        NotApplicableError: no channels can be removed.
+    """
+    traced = coupling.trace(model)
+    tensors = onnxfile.float_initializers(model)
+    groups = [
+        g
+        for g in traced.groups
+        if g.size >= _LEAST_CHANNELS
+        and all(tensors[r.weight].dims[r.weight_axis] <= _MOST_FEATURES for r in g.readers)
+    ]
+    if not groups:
+        raise NotApplicableError(
+            "every group of channels is tied to the model's outputs or to unknown operators"
+        )
+    wanted = {r.tensor: r.axis for g in groups for r in g.readers}
+    answers = model.graph.output[0].name
+    seen = channels.observe(model, {answers: -1, **wanted}, data, scratch, threads, second=True)
+    groups = [g for g in groups if all(_matches(traced, r, seen) for r in g.readers)]
+    rankings = {}
+    for group in groups:
+        if criterion == "norm":
+            rankings[group.space] = elimination.by_norm(model, traced, group)
+        elif criterion == "activation":
+            rankings[group.space] = elimination.by_activation(traced, group, seen)
+        elif criterion == "information":
+            if answers not in seen or seen[answers].samples.shape[1:] < (2,):
+                raise NotApplicableError("the model's first output holds no classes")
+            classes = np.argmax(seen[answers].samples, axis=1)
+            rankings[group.space] = elimination.by_information(traced, group, seen, classes)
+        else:
+            rankings[group.space] = elimination.by_reconstruction(model, traced, group, seen)
+    uses = coupling.places_of(model)
+    costs = {}
+    for group in groups:
+        parts = {
+            name
+            for name in (
+                *(s.weight for s in (*group.makers, *group.others)),
+                *(r.weight for r in group.readers),
+            )
+            if len(tensors[name].dims) > 1
+        }
+        costs[group.space] = float(sum(np.prod(tensors[w].dims) * uses.get(w, 1) for w in parts)) / group.size
+    # Kernels work on 8 or 16 channels at once: odd numbers of channels save nothing.
+    steps = {g.space: 8 if g.size >= 32 else 4 if g.size >= 16 else 2 for g in groups}
+    return Survey(model, traced, {g.space: g for g in groups}, rankings, steps, costs, seen)
+
+
+def _matches(traced: Coupling, reader: coupling.Reader, seen: Mapping[str, Channels]) -> bool:
+    count = sum(traced.sizes[s.space] * s.block for s in reader.layout)
+    return reader.tensor in seen and len(seen[reader.tensor].second) == count
+
+
+def by_share(survey: Survey, share: float) -> Removals:
+    """Remove `share` of the products: always where the loss for each product saved is least."""
+    removals = dict.fromkeys(survey.groups, 0)
+    saved, wanted = 0.0, share * survey.products
+    while saved < wanted:
+        choices = [s for s in survey.groups if _can_go_on(survey, removals, s)]
+        if not choices:
+            break
+        space = min(choices, key=lambda s: _price(survey, removals, s))
+        removals[space] += survey.steps[space]
+        saved += survey.costs[space] * survey.steps[space]
+    return removals
+
+
+def _can_go_on(survey: Survey, removals: Removals, space: int) -> bool:
+    return removals[space] + survey.steps[space] <= survey.groups[space].size - survey.steps[space]
+
+
+def _price(survey: Survey, removals: Removals, space: int) -> float:
+    losses, done, step = survey.rankings[space].losses, removals[space], survey.steps[space]
+    before = losses[done - 1] if done else 0.0
+    return float(losses[done + step - 1] - before) / (survey.costs[space] * step)
+
+
+def pruned(survey: Survey, removals: Removals) -> onnx.ModelProto:
+    """Give a copy of the model without the channels that go first, the layers behind compensated."""
+    model = onnx.ModelProto()
+    model.CopyFrom(survey.model)
+    kept: dict[int, NDArray[np.int64]] = {}
+    for space, count in removals.items():
+        if not count:
+            continue
+        group, gone = survey.groups[space], survey.rankings[space].order[:count]
+        elimination.compensate(model, survey.coupling, group, gone, dict(survey.seen))
+        kept[space] = np.setdiff1d(np.arange(group.size), gone)
+    coupling.cut(model, survey.coupling, kept)
+    return model
+
+
+class _Judge:
+    """Times a model and compares its answers with those of the original on calibration data."""
+
+    def __init__(self, work: Work) -> None:
+        self._path = work.scratch / "step.onnx"
+        self._threads = work.threads
+        session = open_session(work.model, work.threads)
+        self._inputs = tensor_specs(session.get_inputs())
+        data = read(Path(str(work.calibration)), "calibration", self._inputs).head(_JUDGED)
+        self._feeds = [b.feeds for b in batches(data, self._inputs)]
+        self._expected = self._answers(session)
+
+    def _answers(self, session: Any) -> NDArray[np.float64]:
+        runs = [session.run(None, f) for f in self._feeds]
+        parts = [
+            np.asarray(v, np.float64).ravel() for run in runs for v in run if np.asarray(v).dtype.kind == "f"
+        ]
+        return np.concatenate(parts)
+
+    def __call__(self, model: onnx.ModelProto) -> tuple[float, float]:
+        """Give p95 in ms and the squared error relative to the original's answers."""
+        onnxfile.save(model, self._path)
+        session = open_session(self._path, self._threads)
+        self._path.unlink()
+        answers = self._answers(session)
+        comparable = answers.shape == self._expected.shape
+        harm = float(np.sum((answers - self._expected) ** 2)) if comparable else float("inf")
+        return self._p95(session), harm / max(float(np.sum(self._expected**2)), 1e-30)
+
+    def _p95(self, session: Any) -> float:
+        latencies: list[float] = []
+        started = time.perf_counter()
+        while len(latencies) < 200 and (len(latencies) < 9 or time.perf_counter() - started < 0.15):
+            begun = time.perf_counter()
+            session.run(None, self._feeds[len(latencies) % len(self._feeds)])
+            latencies.append((time.perf_counter() - begun) * 1000)
+        return statistics.quantiles(latencies, n=20)[-1]
+
+
+def to_limit(survey: Survey, judge: Judge, limit_ms: float) -> Removals:
+    """Prune step by step against measured latency until the limit is met (NetAdapt, Yang et al. 2018).
+
+    Each step asks every group for the same share of the latency and keeps what harms the answers least.
+    """
+    started = time.monotonic()
+    removals = dict.fromkeys(survey.groups, 0)
+    current, _ = judge(survey.model)
+    while current > limit_ms and time.monotonic() - started < _MOST_SECONDS:
+        wanted = max(limit_ms, current * (1 - _STEP))
+        options = []
+        for space in survey.groups:
+            option = _smaller(survey, judge, removals, space, wanted)
+            if option is not None:
+                options.append(option)
+        if not options:
+            break
+        _, current, removals = min(options, key=lambda o: (o[0], o[1]))
+    return removals
+
+
+def _smaller(
+    survey: Survey, judge: Judge, removals: Removals, space: int, wanted_ms: float
+) -> tuple[float, float, Removals] | None:
+    """Take ever more channels out of one group until it is as fast as wanted; gives harm, p95, removals."""
+    step, tried = 1, dict(removals)
+    while _can_go_on(survey, tried, space):
+        for _ in range(step):
+            if _can_go_on(survey, tried, space):
+                tried[space] += survey.steps[space]
+        p95, harm = judge(pruned(survey, tried))
+        if p95 <= wanted_ms:
+            return harm, p95, tried
+        step *= 2
+    return None
