@@ -17,6 +17,10 @@ RULES: dict[str, tuple[Spec, str]] = {
         {"model": {"uri": URI, "allowPickle": True}},
         "pin the file with model.sha256",
     ),
+    "factory-in-a-file-without-opt-in": (
+        {"model": {"uri": URI, "factory": "model.py:build"}},
+        "set model.allowPickle",
+    ),
     "fail-without-gate": (
         spec(optimize={"onMiss": "Fail"}),
         "add optimize.evaluation or optimize.limits",
@@ -163,12 +167,17 @@ TAKEN: dict[str, Spec] = {
     "umlaut-in-uri": {"model": {"uri": "s3://bucket/größe.onnx"}},
     "fixed-space-in-uri": {"model": {"uri": "s3://bucket/a\u00a0b.onnx"}},
     "pinned-pickle": {"model": {"uri": URI, "allowPickle": True, "sha256": SHA}},
+    "factory": {"model": {"uri": URI, "allowPickle": True, "sha256": SHA, "factory": "nets/model.py:build"}},
+    "factory-of-a-package": {"model": {"uri": URI, "factory": "torchvision.models:resnet18"}},
     "zero": spec(scaling={"min": 0, "max": 0}),
     "hpa": spec(scaling={"engine": "HPA", "min": 1, "max": 4}),
     "min-above-default-max": spec(scaling={"min": 3}),
     "triton": spec(serving={"runtime": "Triton", "triton": {"image": "registry.example/triton:1"}}),
     "grpc-route": spec(route={"grpcParentRefs": [{"name": "g"}]}),
     "wild-host": spec(route={"parentRefs": [{"name": "g"}], "hostnames": ["*.models.example"]}),
+    "gate-of-a-preview": spec(
+        rollout={"strategy": "BlueGreen", "steps": [{"weight": 0, "pause": {"reason": "try it"}}]}
+    ),
     "free-affinity": spec(serving={"podTemplate": {"affinity": {"nodeAffinity": {"any": [{"x": 1}]}}}}),
     "everything": {
         "model": {

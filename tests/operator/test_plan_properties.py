@@ -36,6 +36,7 @@ EDITS: list[dict[str, Any]] = [
     {"rollout": {"steps": [{"weight": 20, "hold": "5s"}], "progressDeadline": "20s"}},
     {"rollout": {"strategy": "Recreate"}},
     {"rollout": {"strategy": "BlueGreen", "revisionHistory": 0}},
+    {"rollout": {"strategy": "BlueGreen", "steps": [{"weight": 0, "pause": {}}]}},
     {"rollout": None},
     {"route": {"parentRefs": [{"name": "gateway"}]}},
     {"route": {"parentRefs": [{"name": "gateway"}], "grpcParentRefs": [{"name": "gateway"}]}},

@@ -25,9 +25,11 @@ SPEC: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def gateway_api(apiserver: ApiServer) -> None:
-    """Install the kinds of the Gateway API."""
+def gateway_api(apiserver: ApiServer, kube: Kube) -> None:
+    """Install the kinds of the Gateway API; one that was just installed is answered with 429 for a moment."""
     addons.install_gateway_api(apiserver.kubeconfig, lambda line: None)
+    for plural in ROUTES.values():
+        kube.items(f"/apis/{GATEWAY_API}/{plural}")
 
 
 def path(driver: Driver, kind: str) -> str:
@@ -110,6 +112,30 @@ async def test_weights_of_both_move_together_and_foreign_rules_stay(kube: Kube) 
             assert found["metadata"]["annotations"]["team.example/note"] == "ours"
         assert driver.condition("Ready")["status"] == "True"
         assert driver.condition("Stalled")["reason"] == "RolloutAborted"
+
+
+async def test_a_preview_stands_in_both_routes_until_it_is_promoted(kube: Kube) -> None:
+    async with Driver(kube, "routes-preview") as driver:
+        place = models_path(driver.namespace, "digits")
+        rollout = {
+            "strategy": "BlueGreen",
+            "steps": [{"weight": 0, "pause": {}}],
+            "preflight": {"samples": 0},
+        }
+        kube.apply(place, model("digits", {**SPEC, "rollout": rollout}, driver.namespace), "git")
+        await go(driver)
+        kube.merge(place, {"spec": {"model": {"uri": "https://models.example/other.onnx"}}})
+        await go(driver, 20)
+        for kind in ROUTES:
+            names = [rule["name"] for rule in route(driver, kind)["spec"]["rules"]]
+            assert names == ["longshore", "longshore-preview"], kind
+        assert driver.condition("Stalled")["reason"] == "WaitingForPromotion"
+        kube.merge(place, {"metadata": {"annotations": {"longshore.dev/promote": "now"}}})
+        await go(driver, 20)
+        for kind in ROUTES:
+            assert [rule["name"] for rule in route(driver, kind)["spec"]["rules"]] == ["longshore"], kind
+        assert driver.condition("Ready")["status"] == "True"
+        assert driver.condition("Stalled")["status"] == "False"
 
 
 async def test_a_route_for_one_kind_goes_when_it_is_no_longer_asked_for(kube: Kube) -> None:

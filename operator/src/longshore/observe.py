@@ -12,6 +12,7 @@ from longshore.api import Status
 from longshore.api.parse import SpecError, parse_spec
 from longshore.budgets import budget_of
 from longshore.index import Index, Key
+from longshore.plan.diagnose import OUT_OF_MEMORY
 from longshore.plan.route import claims
 from longshore.plan.state import (
     ActivatorView,
@@ -207,6 +208,7 @@ def pod_view(obj: Object) -> PodView:
         waiting=tuple(_waiting(containers)),
         terminated=tuple(_terminated(containers)),
         restarts=sum(c.get("restartCount", 0) for c in containers),
+        out_of_memory=any(_ended_by_memory(c) for c in containers),
     )
 
 
@@ -227,6 +229,12 @@ def _terminated(containers: Iterable[Object]) -> Iterable[Terminated]:
             yield Terminated(
                 container["name"], end.get("exitCode", 0), end.get("reason", ""), end.get("message", "")
             )
+
+
+def _ended_by_memory(container: Object) -> bool:
+    """Tell whether a container's latest end was the kernel's, for memory; it may run again."""
+    ends = (container.get(state, {}).get("terminated") for state in ("state", "lastState"))
+    return any(end is not None and end.get("reason") == OUT_OF_MEMORY for end in ends)
 
 
 def _other_routes(index: Index, key: Key) -> tuple[RouteClaim, ...]:

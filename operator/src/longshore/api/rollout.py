@@ -216,16 +216,23 @@ class Rollout(Part):
             lambda r: all(low.weight < high.weight for low, high in pairwise(r.steps)),
         ),
         Rule(
-            "!has(self.steps) || !has(self.strategy) || self.strategy == 'Canary'",
-            "rollout.steps belong to strategy Canary: remove them or change the strategy",
-            lambda r: "steps" not in r.model_fields_set or r.strategy is Strategy.CANARY,
+            "!has(self.steps) || !has(self.strategy) || self.strategy == 'Canary' || "
+            "self.strategy == 'BlueGreen' && self.steps.all(s, s.weight == 0)",
+            "rollout.steps belong to strategy Canary (one of weight 0 to BlueGreen too, for its preview): "
+            "remove them or change the strategy",
+            lambda r: (
+                "steps" not in r.model_fields_set
+                or r.strategy is Strategy.CANARY
+                or (r.strategy is Strategy.BLUE_GREEN and all(step.weight == 0 for step in r.steps))
+            ),
         ),
     )
 
     strategy: Strategy = Field(default=Strategy.CANARY, description="How a new revision takes over.")
     steps: Annotated[tuple[Step, ...], Field(max_length=32)] = Field(
         default=(),
-        description="Weights on the way to 100; absent: straight to 100 once the new revision is ready.",
+        description="Weights on the way to 100; absent: straight to 100 once the new revision is ready. "
+        "BlueGreen takes one of weight 0: how long its preview stands, or who opens it.",
     )
     analysis: Analysis = Field(default=Analysis(), description="When a canary is good and when it is not.")
     preflight: Preflight = Field(

@@ -13,7 +13,8 @@ UNSCHEDULABLE_GRACE = 10.0
 
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 _CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-_OUT_OF_MEMORY = "OOMKilled"
+OUT_OF_MEMORY = "OOMKilled"
+"""Reason of the end of a container that used more memory than its limit."""
 _REASON = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
 
 
@@ -79,7 +80,7 @@ def _ended(pod: PodView, end: Terminated, memory_field: str) -> Problem:
     report = report_of(end.message)
     if report is not None:
         return Problem(reason_of(report, "Failed"), report.message)
-    if end.reason == _OUT_OF_MEMORY:
+    if end.reason == OUT_OF_MEMORY:
         return Problem(
             "OutOfMemory",
             f"container {end.container} of pod {pod.name} used more memory than its limit: "

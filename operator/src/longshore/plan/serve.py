@@ -30,15 +30,17 @@ from longshore.plan.rollout import (
     policy_of,
     step,
 )
-from longshore.plan.rollout.actions import SelectStable
+from longshore.plan.rollout.actions import Preview, SelectStable
 from longshore.plan.route import Routed, look_at_route
 from longshore.plan.scale import ScaleStage
 from longshore.plan.state import Analysed, DeploymentView, Observed
 from longshore.plan.traffic import look_at_traffic, traffic_objects, unwanted_objects
 from longshore.resources.deployment import Provenance, deployment, pod_template
 from longshore.resources.model_source import ModelSource, image_volume
+from longshore.resources.names import side_service
 from longshore.resources.networkpolicy import serving_policy
 from longshore.resources.poddisruptionbudget import pod_disruption_budget
+from longshore.resources.route_rules import PREVIEW_HEADER
 from longshore.resources.serviceaccount import service_account
 from longshore.runtimes.registry import metrics_ports, runtime_of
 
@@ -106,7 +108,7 @@ def decide(
         routed=_route_outcome(routed),
         apply=apply,
         delete=delete,
-        notices=_notices(decision),
+        notices=(*_notices(decision), *_previewed(observed, routed, decision)),
         rests_on=_rests_on(observed, moves),
         stable=_stable_side(observed, decision, seen, target),
         canary=_canary_side(observed, spec, decision, seen, judgement),
@@ -160,6 +162,8 @@ def _view(observed: Observed, standing: DeploymentView) -> RevisionView:
         ready=sum(pod.ready for pod in pods) if pods else standing.ready,
         restarts=sum(pod.restarts for pod in pods),
         problem=problem.message if problem else "",
+        present=len(observed.pods_of(standing.revision)),
+        out_of_memory=sum(pod.out_of_memory for pod in pods),
     )
 
 
@@ -200,7 +204,10 @@ def _objects(
     forgotten = _forgotten(observed, spec, decision)
     gone = {deletion.name for deletion in forgotten}
     fewer = [obj for obj in fewer if obj["metadata"]["name"] not in gone]
-    return (*common, *more, *traffic, *fewer), (*forgotten, *unwanted_objects(observed, routed))
+    return (*common, *more, *traffic, *fewer), (
+        *forgotten,
+        *unwanted_objects(observed, routed, decision.targets),
+    )
 
 
 def _common(observed: Observed, spec: Spec, artifact: Artifact | None) -> tuple[Mapping[str, Any], ...]:
@@ -267,6 +274,17 @@ def _notices(decision: Decision) -> tuple[Notice, ...]:
         for told in decision.events
         if decision.state.stable is not None or told.warning
     )
+
+
+def _previewed(observed: Observed, routed: Routed, decision: Decision) -> tuple[Notice, ...]:
+    """Say where a revision can be tried that gets no requests yet."""
+    shown = next((a.revision for a in decision.actions if isinstance(a, Preview)), None)
+    if shown is None:
+        return ()
+    where = f"http://{side_service(observed.owner, 'canary')}.{observed.owner.namespace}.svc"
+    if routed.kinds:
+        where += f", and through the gateway with the header {PREVIEW_HEADER}: true"
+    return (Notice("Normal", "RolloutPreview", f"{shown} can be tried at {where}"),)
 
 
 def _rests_on(observed: Observed, moves: list[SelectStable]) -> tuple[tuple[str, str], ...]:

@@ -49,6 +49,8 @@ class PodView:
     terminated: tuple[Terminated, ...] = ()
     """Containers that ended, init containers included; the last end of one that runs again counts too."""
     restarts: int = 0
+    out_of_memory: bool = False
+    """The latest end of a container was for memory, even if it runs again."""
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
     ),
     (
         "rollout.strategy",
-        lambda s: s.rollout.strategy in (Strategy.SHADOW, Strategy.BLUE_GREEN),
-        "no request is mirrored and no preview route is made; the new revision is promoted once it answers",
+        lambda s: s.rollout.strategy is Strategy.SHADOW,
+        "no request is mirrored, so the rollout holds: promote it, or take another strategy",
     ),
     (
         "rollout.analysis.signals",

@@ -1,6 +1,7 @@
 """How requests are divided between revisions: what stands, and the objects that shall stand."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from longshore.plan.rollout.model import Targets, TrafficMode, TrafficView
 from longshore.plan.route import ROUTE_KINDS, Routed
 from longshore.plan.state import Observed
 from longshore.resources.names import CANARY, REVISION, STABLE, WEIGHT, WEIGHTED_AT, side_service
-from longshore.resources.route_rules import Division, canary_weight
+from longshore.resources.route_rules import Division, canary_weight, previews
 from longshore.resources.service import service
 
 SETTLE = 2.0
@@ -19,23 +20,22 @@ SETTLE = 2.0
 A gateway's status runs ahead of its data plane; with Traefik's defaults by up to 1.85 s.
 """
 
-_SIDES = ("stable", "canary")
-
 
 def look_at_traffic(observed: Observed, routed: Routed) -> TrafficView:
     """Tell how requests are divided now."""
     notes, selector = _service_notes(observed)
     promoted = notes.get(STABLE)
+    side = _service_notes(observed, side_service(observed.owner, "canary"))[1]
     if not routed.kinds:
         return TrafficView(
             mode=TrafficMode.SERVICE,
             weight=_number(notes.get(WEIGHT)),
             stable=promoted,
             canary=notes.get(CANARY),
+            preview=side.get(REVISION),
         )
     routes = _routes(observed, routed)
     weights = {canary_weight(observed.owner, route) for route in routes}
-    side = _service_notes(observed, side_service(observed.owner, "canary"))[1]
     return TrafficView(
         mode=TrafficMode.GATEWAY,
         # Of two routes that differ the canary may still get the larger share.
@@ -45,6 +45,7 @@ def look_at_traffic(observed: Observed, routed: Routed) -> TrafficView:
         problem=routed.problem.message if routed.problem else None,
         stable=promoted if selector.get(REVISION) == promoted else selector.get(REVISION) or promoted,
         canary=side.get(REVISION),
+        preview=side.get(REVISION) if routes and all(map(previews, routes)) else None,
     )
 
 
@@ -71,14 +72,15 @@ def traffic_objects(
             notes |= {CANARY: asked, WEIGHT: str(targets.weight)}
         if asked and targets.weight:
             selected = asked if targets.weight == 100 else None
-        return (service(owner, selected, notes=notes),)
+        shown = (service(owner, targets.preview, side_service(owner, "canary")),) if targets.preview else ()
+        return (service(owner, selected, notes=notes), *shown)
     assert spec.route is not None  # no route has kinds without it
-    canary = targets.canary or seen.canary or stable or first
+    canary = targets.preview or targets.canary or seen.canary or stable or first
     routes = []
     for kind in routed.kinds:
         live = observed.live.get((kind.kind, owner.name))
-        division = Division(targets.weight, _since(observed, live, targets.weight))
-        routes.append(kind.build(owner, spec.route, division, live))
+        division = Division(targets.weight, _rfc3339(observed.now), targets.preview is not None)
+        routes.append(kind.build(owner, spec.route, _dated(observed, live, division), live))
     return (
         service(owner, stable or first, notes=notes),
         service(owner, stable or first, side_service(owner, "stable")),
@@ -87,11 +89,12 @@ def traffic_objects(
     )
 
 
-def unwanted_objects(observed: Observed, routed: Routed) -> tuple[Deletion, ...]:
-    """Give the objects of routes that are no longer asked for."""
+def unwanted_objects(observed: Observed, routed: Routed, targets: Targets) -> tuple[Deletion, ...]:
+    """Give the objects of routes and of a preview that are no longer asked for."""
     places = [(kind.kind, observed.owner.name) for kind in ROUTE_KINDS if kind not in routed.kinds]
     if not routed.kinds:
-        places += [("Service", side_service(observed.owner, side)) for side in _SIDES]
+        sides = ("stable",) if targets.preview else ("stable", "canary")
+        places += [("Service", side_service(observed.owner, side)) for side in sides]
     found = [(place, observed.live.get(place)) for place in places]
     return tuple(
         Deletion(place[0], place[1], obj["metadata"]["uid"])
@@ -105,13 +108,14 @@ def _routes(observed: Observed, routed: Routed) -> list[Mapping[str, Any]]:
     return [route for route in standing if route is not None]
 
 
-def _since(observed: Observed, live: Mapping[str, Any] | None, weight: int) -> str:
-    """Give the moment from which a route divides as it shall: the standing one while nothing changes."""
-    now = _rfc3339(observed.now)
-    if live is None or canary_weight(observed.owner, live) != weight:
-        return now
-    standing: str = live["metadata"].get("annotations", {}).get(WEIGHTED_AT, now)
-    return standing
+def _dated(observed: Observed, live: Mapping[str, Any] | None, division: Division) -> Division:
+    """Keep the moment from which a route divides as it shall while nothing changes."""
+    if live is None:
+        return division
+    standing = (canary_weight(observed.owner, live), previews(live))
+    if standing != (division.weight, division.preview):
+        return division
+    return replace(division, since=live["metadata"].get("annotations", {}).get(WEIGHTED_AT, division.since))
 
 
 def _settled(observed: Observed, route: Mapping[str, Any]) -> bool:

@@ -8,7 +8,12 @@ from longshore.api.route import ParentReference
 from longshore.resources.names import WEIGHTED_AT, Owner, side_service
 
 RULE = "longshore"
-"""Name of the rule that Longshore writes."""
+"""Name of the rule that Longshore writes, and the beginning of the names of those beside it."""
+
+PREVIEW_HEADER = "Longshore-Preview"
+"""Header that, with the value `true`, leads to a revision that is only previewed."""
+
+_PREVIEW = f"{RULE}-preview"
 
 GATEWAY_API = "gateway.networking.k8s.io/v1"
 
@@ -20,10 +25,12 @@ class Division:
     Attributes:
         weight: percent of requests to the canary; the stable revision gets the rest.
         since: when that last changed, RFC 3339.
+        preview: requests with the header `Longshore-Preview: true` go to the canary.
     """
 
     weight: int
     since: str
+    preview: bool = False
 
 
 def route_object(
@@ -64,33 +71,40 @@ def rules_of(
         live: the route as it stands.
     """
     standing = _rules(live)
-    mine = next((rule for rule in standing if is_own(owner, rule)), {})
-    rule = {
-        **mine,
-        "name": RULE,
-        **({"matches": [dict(match)]} if match else {}),
-        "backendRefs": [
-            _backend(side_service(owner, "stable"), port, 100 - division.weight),
-            _backend(side_service(owner, "canary"), port, division.weight),
-        ],
-    }
-    rules = [rule if is_own(owner, known) else dict(known) for known in standing]
-    return rules if mine else [*rules, rule]
+    # What others added to Longshore's rule, filters above all, holds for its requests wherever they go.
+    added = {k: v for k, v in _main(owner, live).items() if k not in ("name", "matches", "backendRefs")}
+
+    def rule(name: str, matches: Sequence[Mapping[str, Any]], **weights: int) -> dict[str, Any]:
+        to = [_backend(side_service(owner, side), port, weight) for side, weight in weights.items()]
+        return {**added, "name": name, **({"matches": list(matches)} if matches else {}), "backendRefs": to}
+
+    own = [rule(RULE, [match] if match else [], stable=100 - division.weight, canary=division.weight)]
+    if division.preview:
+        header = {"type": "Exact", "name": PREVIEW_HEADER, "value": "true"}
+        own.append(rule(_PREVIEW, [{**match, "headers": [header]}], canary=1))
+    mine = [index for index, known in enumerate(standing) if is_own(owner, known)]
+    place = mine[0] if mine else len(standing)
+    foreign = [dict(known) for known in standing if not is_own(owner, known)]
+    return [*foreign[:place], *own, *foreign[place:]]
 
 
 def is_own(owner: Owner, rule: Mapping[str, Any]) -> bool:
     """Tell whether a rule is Longshore's: by its name, or by where it leads where names are not kept."""
     if rule.get("name"):
-        return bool(rule["name"] == RULE)
-    return any(b.get("name") == side_service(owner, "stable") for b in rule.get("backendRefs", ()))
+        return rule["name"] in (RULE, _PREVIEW)
+    sides = {side_service(owner, side) for side in ("stable", "canary")}
+    return any(backend.get("name") in sides for backend in rule.get("backendRefs", ()))
+
+
+def previews(live: Mapping[str, Any] | None) -> bool:
+    """Tell whether a route leads to the preview."""
+    return any(rule.get("name") == _PREVIEW for rule in _rules(live))
 
 
 def canary_weight(owner: Owner, live: Mapping[str, Any] | None) -> int:
     """Read the percent of requests that a route gives to the canary."""
-    mine = next((rule for rule in _rules(live) if is_own(owner, rule)), None)
-    if mine is None:
-        return 0
-    weights = {b.get("name"): int(b.get("weight", 1)) for b in mine.get("backendRefs", ())}
+    backends = _main(owner, live).get("backendRefs", ())
+    weights = {b.get("name"): int(b.get("weight", 1)) for b in backends}
     total = sum(weights.values())
     return round(100 * weights.get(side_service(owner, "canary"), 0) / total) if total else 0
 
@@ -99,6 +113,16 @@ def parent_key(parent: ParentReference, namespace: str) -> str:
     """Name a listener as it is compared: two routes with the same one meet there."""
     place = f"{parent.namespace or namespace}/{parent.kind}/{parent.name}"
     return f"{place}/{parent.section_name or '*'}/{parent.port or '*'}"
+
+
+def _main(owner: Owner, live: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Find the rule that weighs: the first of its name or that leads to stable; empty where there is none."""
+    stable = side_service(owner, "stable")
+    for rule in _rules(live):
+        leads = any(backend.get("name") == stable for backend in rule.get("backendRefs", ()))
+        if rule.get("name") == RULE or (not rule.get("name") and leads):
+            return rule
+    return {}
 
 
 def _rules(live: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:

@@ -116,6 +116,8 @@ class RevisionView:
         ready: pods that are ready and not going away.
         restarts: container restarts of its present pods.
         problem: why pods are not ready or restart, a sentence; empty when nothing is known.
+        present: pods that exist, those that are going away included.
+        out_of_memory: its present pods of which a container was last ended for using too much memory.
     """
 
     revision: str
@@ -123,6 +125,8 @@ class RevisionView:
     ready: int = 0
     restarts: int = 0
     problem: str = ""
+    present: int = 0
+    out_of_memory: int = 0
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _given_up(policy: Policy, state: RolloutState, seen: Seen) -> RolloutState |
         if goal == state.stable:
             return give_up(state, Ending.RETURNED, f"{goal} is wanted again")
         return give_up(state, Ending.SUPERSEDED, f"{goal} replaces {state.canary}")
-    crashed = _crashed(policy, state.canary, seen)
+    crashed = _crashed(policy, state.canary, state.stable, seen)
     if crashed:
         return give_up(state, Ending.FAILED, crashed)
     late = _late(policy, state, seen)
@@ -127,8 +127,15 @@ def _given_up(policy: Policy, state: RolloutState, seen: Seen) -> RolloutState |
     return None
 
 
-def _crashed(policy: Policy, revision: str | None, seen: Seen) -> str:
+def _crashed(policy: Policy, revision: str | None, against: str | None, seen: Seen) -> str:
     view = seen.pods(revision)
+    leaks = view.out_of_memory and not seen.pods(against).out_of_memory
+    if leaks and view.restarts >= policy.most_out_of_memory:
+        return (
+            f"containers of {revision} used more memory than their limit (OOMKilled) and restarted "
+            f"{view.restarts} times, those of {against} did not: mend the model, or raise "
+            "serving.resources.limits.memory"
+        )
     if view.restarts < policy.most_restarts:
         return ""
     problem = f": {view.problem}" if view.problem else ""
@@ -207,7 +214,7 @@ def _baking(policy: Policy, state: RolloutState, seen: Seen) -> RolloutState:
     judgement = seen.verdict_on(state.stable)
     judged = judgement is not None and not (state.full or state.forced)
     failed = judgement.text if judged and judgement and judgement.verdict is Verdict.FAIL else ""
-    failed = failed or _crashed(policy, state.stable, seen)
+    failed = failed or _crashed(policy, state.stable, state.previous, seen)
     if back and failed:
         return give_up(state, Ending.FAILED, f"after promotion: {failed}")
     done = state.held >= max(policy.bake, DRAIN)

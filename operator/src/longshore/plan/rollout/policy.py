@@ -11,6 +11,9 @@ from longshore.api.rollout import Step as ApiStep
 MOST_RESTARTS = 3
 """Container restarts of the new revision that end its rollout: three crashes are no accident."""
 
+MOST_OUT_OF_MEMORY = 2
+"""Restarts that end a rollout where memory ran out: one request may be too large, two in a row are a leak."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -44,6 +47,7 @@ class Policy:
         progress_deadline: seconds until a new revision that does not get ready is given up.
         bake: seconds for which the old revision stays ready after promotion.
         most_restarts: container restarts of the new revision that give it up.
+        most_out_of_memory: the same, where they ran out of memory and those of the stable revision do not.
     """
 
     strategy: Strategy = Strategy.CANARY
@@ -52,6 +56,7 @@ class Policy:
     progress_deadline: float = 600.0
     bake: float = 0.0
     most_restarts: int = MOST_RESTARTS
+    most_out_of_memory: int = MOST_OUT_OF_MEMORY
 
     def stage(self, index: int) -> Stage | None:
         """Give a stage; None past the last one (a spec may have lost stages during a rollout)."""
@@ -96,9 +101,23 @@ def _canary(rollout: Rollout) -> tuple[Stage, ...]:
     )
 
 
+def _blue_green(rollout: Rollout) -> tuple[Stage, ...]:
+    """Give the one stage of a preview: no weight, and as long or as guarded as its step says."""
+    step = rollout.steps[0] if rollout.steps else ApiStep(weight=0)
+    return (
+        Stage(
+            weight=0,
+            hold=seconds(step.hold) if step.hold is not None else 0.0,
+            gate=(step.pause.reason or "a person must promote it") if step.pause else None,
+            preview=True,
+            judged=False,
+        ),
+    )
+
+
 _STAGES: dict[Strategy, Callable[[Rollout], tuple[Stage, ...]]] = {
     Strategy.CANARY: _canary,
-    Strategy.BLUE_GREEN: lambda _: (Stage(weight=0, hold=0.0, preview=True, judged=False),),
+    Strategy.BLUE_GREEN: _blue_green,
     Strategy.SHADOW: lambda _: (Stage(weight=0, mirror=True),),
     Strategy.RECREATE: lambda _: (),
 }

@@ -84,7 +84,8 @@ def _trying_replicas(policy: Policy, state: RolloutState, seen: Seen, need: int)
     if policy.strategy is not Strategy.RECREATE:
         return {state.stable: seen.full, canary: need}
     old = seen.pods(state.stable)
-    gone = old.wanted == 0 and old.ready == 0
+    # A pod that is going away still holds its memory.
+    gone = old.wanted == 0 and old.ready == 0 and old.present == 0
     return {state.stable: 0, canary: need if gone else 0}
 
 
@@ -119,7 +120,8 @@ def _aborting(policy: Policy, state: RolloutState, seen: Seen) -> Targets:
     selector = state.stable
     if policy.strategy is Strategy.RECREATE:
         replicas[canary] = 0
-        if seen.pods(canary).wanted or seen.pods(canary).ready:
+        tried = seen.pods(canary)
+        if tried.wanted or tried.ready or tried.present:
             replicas[state.stable or ""] = seen.pods(state.stable).wanted
         else:
             replicas[state.stable or ""] = seen.full
