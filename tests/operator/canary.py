@@ -38,7 +38,8 @@ class Canary:
             self.world.reconcile()
             self.world.work()
             self.world.now += 0.5
-            if self.key in self.world.senses.listening:
+            if self.phase == "Stepping":
+                self.world.reconcile()
                 return
         raise AssertionError(self.world.status)
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from longshore.plan.analysis.distribution import (
+    FIRST_LOOK,
     Bounds,
     Distributions,
     Shift,
@@ -94,3 +95,20 @@ def test_bins_must_be_the_same() -> None:
 def test_ks_distance_of_nothing_is_none() -> None:
     assert ks_distance((0, 0), (4, 5)) == 0
     assert ks_distance((10, 0), (0, 10)) == 1
+
+
+def test_values_in_two_thousand_bins_pass_when_alike_and_fail_when_they_move() -> None:
+    source = np.random.default_rng(5)
+
+    def counts(center: float, number: int) -> tuple[int, ...]:
+        drawn = np.clip(source.normal(center, 60.0, number), 0, 1999).astype(int)
+        return tuple(map(int, np.bincount(drawn, minlength=2000)))
+
+    alike = moved = Shift()
+    for looks in range(4):
+        number = FIRST_LOOK * 2**looks
+        alike = observe_shift(Bounds(), alike, Distributions(counts(1000, number), counts(1000, 9000), True))
+        moved = observe_shift(Bounds(), moved, Distributions(counts(1040, number), counts(1000, 9000), True))
+    assert alike.verdict is Verdict.PASS
+    assert moved.verdict is Verdict.FAIL
+    assert moved.psi > 0.2

@@ -33,7 +33,7 @@ async def listen(index: Index, senses: Senses, wake: Callable[[Key], None], scra
 async def one_round(index: Index, senses: Senses, wake: Callable[[Key], None], scraper: Scraper) -> None:
     """Ask every pod of every key that is listened to, once."""
     keys = sorted(senses.listening)
-    targets = {key: targets_of(index, key) for key in keys}
+    targets = {key: targets_of(index, key, key in senses.predicting) for key in keys}
     heard = await scraper.read([target for wanted in targets.values() for target in wanted])
     by_pod: dict[str, PodReading] = {reading.uid: reading for reading in heard.readings}
     for key, wanted in targets.items():
@@ -45,7 +45,7 @@ async def one_round(index: Index, senses: Senses, wake: Callable[[Key], None], s
         wake(key)
 
 
-def targets_of(index: Index, key: Key) -> tuple[ScrapeTarget, ...]:
+def targets_of(index: Index, key: Key, predictions: bool = False) -> tuple[ScrapeTarget, ...]:
     """Give the serving pods of a ModelDeployment that have an address, with where each runtime tells."""
     sources = _sources(index, key)
     found = []
@@ -57,7 +57,9 @@ def targets_of(index: Index, key: Key) -> tuple[ScrapeTarget, ...]:
             continue
         uid = obj["metadata"]["uid"]
         found.append(
-            ScrapeTarget(pod.name, uid, pod.revision, pod.ip, str(pod.restarts), sources[pod.revision])
+            ScrapeTarget(
+                pod.name, uid, pod.revision, pod.ip, str(pod.restarts), sources[pod.revision], predictions
+            )
         )
     return tuple(found)
 

@@ -121,6 +121,7 @@ class Reconciler:
         if plan.preflight is not None:
             self._examine(observed, plan.preflight)
         else:
+        (self._senses.predicting.add if plan.predictions else self._senses.predicting.discard)(key)
             self._senses.preflight.pop(key, None)
 
     def _remembers_more(self, key: Key, observed: Observed) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from longshore.plan.telemetry import PodReading, Telemetry, parse_metrics
+from longshore.plan.telemetry import PodReading, Telemetry, parse_metrics, parse_predictions
 from longshore.runtimes.base import MetricSource
 
 TIMEOUT = 1.0
@@ -27,6 +27,8 @@ class ScrapeTarget:
     address: str
     process: str
     source: MetricSource
+    predictions: bool = False
+    """Whether to ask for its predictions as well."""
 
 
 class Scraper:
@@ -60,18 +62,41 @@ class Scraper:
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
                 trust_env=False,
             )
-        host = f"[{target.address}]" if ":" in target.address else target.address
-        url = f"http://{host}:{target.source.port}{target.source.path}"
         try:
-            async with self._slots, self._session.get(url, allow_redirects=False) as response:
-                if response.status != 200:
-                    return f"HTTP {response.status}"
-                body = bytearray()
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > _LARGEST:
-                        return f"the answer is larger than {_LARGEST} bytes"
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            async with self._slots:
+                text = await self._text(target, target.source.path)
+                at = self._clock()
+                values = parse_metrics(text, target.source)
+                predictions = await self._predictions(target) if target.predictions else {}
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             return str(error) or type(error).__name__
-        values = parse_metrics(body.decode("utf-8", "replace"), target.source)
-        return PodReading(target.pod, target.uid, target.revision, self._clock(), target.process, values)
+        return PodReading(target.pod, target.uid, target.revision, at, target.process, values, predictions)
+
+    async def _predictions(self, target: ScrapeTarget) -> dict[str, dict[int, int]]:
+        """Give what a pod predicted; nothing where it does not say: its counters count all the same."""
+        if not target.source.predictions:
+            return {}
+        try:
+            return parse_predictions(await self._text(target, target.source.predictions))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return {}
+
+    async def _text(self, target: ScrapeTarget, path: str) -> str:
+        """Ask a pod for one path.
+
+        Raises:
+            ValueError: another status than 200, or too long an answer.
+            aiohttp.ClientError, TimeoutError, OSError: no answer.
+        """
+        assert self._session is not None  # the caller opened it
+        host = f"[{target.address}]" if ":" in target.address else target.address
+        url = f"http://{host}:{target.source.port}{path}"
+        async with self._session.get(url, allow_redirects=False) as response:
+            if response.status != 200:
+                raise ValueError(f"HTTP {response.status}")
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > _LARGEST:
+                    raise ValueError(f"the answer is larger than {_LARGEST} bytes")
+        return body.decode("utf-8", "replace")

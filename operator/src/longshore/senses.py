@@ -16,6 +16,8 @@ class Senses:
 
     listening: set[Key] = field(default_factory=set)
     """Whose pods are asked for their counters."""
+    predicting: set[Key] = field(default_factory=set)
+    """Whose pods are asked for their predictions as well."""
     telemetry: dict[Key, Telemetry] = field(default_factory=dict)
     analysed: dict[Key, Analysed] = field(default_factory=dict)
     scaled: dict[Key, Scaled] = field(default_factory=dict)
@@ -28,5 +30,6 @@ class Senses:
     def forget(self, key: Key) -> None:
         """Forget a ModelDeployment that is gone."""
         self.listening.discard(key)
+        self.predicting.discard(key)
         for known in (self.telemetry, self.analysed, self.scaled, self.preflight, self.answers):
             known.pop(key, None)

@@ -1,12 +1,14 @@
 """From what the pods told to what is known about a canary."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from longshore.api import Spec
-from longshore.api.rollout import Strategy
+from longshore.api.rollout import SignalType, Strategy
 from longshore.plan.analysis.comparison import Tick
 from longshore.plan.analysis.counters import PodSample, increments
+from longshore.plan.analysis.distribution import Distributions
 from longshore.plan.analysis.judge import (
     AnalysisState,
     Judgement,
@@ -16,10 +18,19 @@ from longshore.plan.analysis.judge import (
     load_state,
     look_at,
 )
+from longshore.plan.analysis.predictions import (
+    KINDS,
+    Gathered,
+    PodPredictions,
+    distributions,
+    gather,
+    signal_name,
+)
 from longshore.plan.analysis.questions import Answers, Questions, questions_of
 from longshore.plan.analysis.settings import Settings, settings_of
 from longshore.plan.rollout.model import Phase, RolloutState
 from longshore.plan.state import Analysed, Observed
+from longshore.plan.supported import counts_predictions
 from longshore.plan.telemetry import PodReading, Telemetry
 
 _MIRRORED = "mirrored"
@@ -28,8 +39,8 @@ _MIRRORED = "mirrored"
 
 def analyse(observed: Observed, spec: Spec, canary: str, stable: str | None) -> tuple[Analysed, Judgement]:
     """Take the latest readings into account, each once, and judge."""
-    settings = _settings(observed, spec, stable)
     before = _remembered(observed, canary)
+    settings = _settings(observed, spec, stable, before)
     telemetry = observed.telemetry
     if telemetry is None or stable is None or telemetry.at <= before.looked_at:
         return before, judge(settings, before.state)
@@ -52,6 +63,17 @@ def analyse(observed: Observed, spec: Spec, canary: str, stable: str | None) -> 
     )
     elapsed = telemetry.at - before.looked_at if before.looked_at else 0.0
     new, old = counted[canary], counted[stable]
+    baking = _baking(observed)
+    gathered = {
+        revision: gather(
+            before.gathered.get(revision, Gathered()),
+            _predictions(observed, telemetry, revision),
+            frozenset(pod.name for pod in observed.pods_of(revision) if not pod.deleting),
+            telemetry.at,
+            settings.warmup,
+        )
+        for revision in (canary, stable)
+    }
     # Where only the stable side is silent, the canary would be held against the stable revision's past.
     silent = any(side.unanswered and not side.counted and not side.warming for side in (new, old))
     heard = _fresh(observed.answers, before)
@@ -60,6 +82,8 @@ def analyse(observed: Observed, spec: Spec, canary: str, stable: str | None) -> 
         errors=Tick(new.errors, old.errors, elapsed),
         latency=Tick(new.slow, old.slow, elapsed) if settings.latency else None,
         agreement={name: mirrored.errors for name, _ in settings.agreement} if mirrored.counted else {},
+        # While it bakes only one side has requests, and other hours have other ones.
+        distributions={} if baking else _distributions(spec, gathered[canary], gathered[stable]),
         metrics=heard.metrics if heard else {},
         hooks=heard.hooks if heard else {},
         problem=_why_silent(telemetry) if silent else None,
@@ -69,6 +93,7 @@ def analyse(observed: Observed, spec: Spec, canary: str, stable: str | None) -> 
         look_at(settings, before.state, look),
         telemetry.at,
         baselines,
+        gathered,
         heard.at if heard else before.answered_at,
     )
     return after, judge(settings, after.state)
@@ -85,21 +110,60 @@ def ask(observed: Observed, spec: Spec, state: RolloutState | None, analysed: st
     return found or None
 
 
+def compares_predictions(spec: Spec, analysed: str | None) -> bool:
+    """Tell whether the pods shall be asked what they predict: that is much to tell, so only where needed."""
+    asked = any(s.type is SignalType.DISTRIBUTION for s in spec.rollout.analysis.signals)
+    return asked and analysed is not None
+
+
 def dump(analysed: Analysed) -> dict[str, Any]:
     """Give what outlives the process, as JSON values for status."""
     return {"revision": analysed.revision, "state": dump_state(analysed.state)}
 
 
-def _settings(observed: Observed, spec: Spec, stable: str | None) -> Settings:
-    rollout = spec.rollout
-    compares = observed.telemetry is not None and bool(_mirror_samples(observed.telemetry, stable))
-    state = observed.status.get("rollout", {}).get("state") or {}
-    return settings_of(
+def _settings(observed: Observed, spec: Spec, stable: str | None, before: Analysed) -> Settings:
+    rollout, telemetry = spec.rollout, observed.telemetry or Telemetry()
+    compares = bool(_mirror_samples(telemetry, stable))
+    signals = [s.name for s in rollout.analysis.signals if s.type is SignalType.DISTRIBUTION]
+    kinds = tuple(
+        kind
+        for kind in KINDS
+        if any(kind in reading.predictions for reading in telemetry.readings)
+        or any(signal_name(name, kind) in before.state.shifts for name in signals)
+    )
+    settings = settings_of(
         rollout.analysis,
         spec.serving.latency_objective is not None,
         shadow=rollout.strategy is Strategy.SHADOW and compares,
-        baking=state.get("phase") == Phase.BAKING,
+        baking=_baking(observed),
+        kinds=kinds,
     )
+    return settings if counts_predictions(spec) else replace(settings, distribution=())
+
+
+def _baking(observed: Observed) -> bool:
+    state = observed.status.get("rollout", {}).get("state") or {}
+    return bool(state.get("phase") == Phase.BAKING)
+
+
+def _distributions(spec: Spec, canary: Gathered, stable: Gathered) -> dict[str, Distributions]:
+    """Give what was predicted, under the name of every signal and kind."""
+    return {
+        signal_name(signal.name, kind): found
+        for signal in spec.rollout.analysis.signals
+        if signal.type is SignalType.DISTRIBUTION
+        for kind, found in distributions(canary, stable).items()
+    }
+
+
+def _predictions(observed: Observed, telemetry: Telemetry, revision: str) -> dict[str, PodPredictions]:
+    ready = {pod.name: pod.ready_since for pod in observed.pods_of(revision)}
+    return {
+        reading.pod: PodPredictions(reading.predictions, ready.get(reading.pod), reading.process)
+        for reading in telemetry.readings
+        # A pod that did not tell its predictions this time catches up with the next look.
+        if reading.revision == revision and reading.predictions
+    }
 
 
 def _fresh(answers: Answers | None, before: Analysed) -> Answers | None:

@@ -106,6 +106,8 @@ class Plan:
     """The pods' counters are needed."""
     activation: Activation | None = None
     """What the activators shall know of this model."""
+    predictions: bool = False
+    """What the pods predicted is needed as well."""
     questions: Questions | None = None
     """What Prometheus servers and web hooks shall be asked."""
     preflight: str | None = None

@@ -49,6 +49,7 @@ def make_plan(observed: Observed) -> Plan:
     zero = zero_stage.decide(observed, spec, stable, load.replicas)
     load = replace(load, replicas=zero.replicas)
     serving = serve_stage.decide(observed, spec, revision, artifact, load)
+    judged = serving.analysed.revision if serving.analysed else None
     facts = _facts(observed, spec, revision, optimized.outcome, serving, load, autoscaler, zero)
     return Plan(
         apply=(
@@ -75,9 +76,8 @@ def make_plan(observed: Observed) -> Plan:
         scaled=load.scaled,
         activation=zero.activation,
         listen=serving.listen or load.listens,
-        questions=analysis_stage.ask(
-            observed, spec, serving.state, serving.analysed.revision if serving.analysed else None
-        ),
+        predictions=analysis_stage.compares_predictions(spec, judged),
+        questions=analysis_stage.ask(observed, spec, serving.state, judged),
         preflight=serving.preflight,
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from longshore.plan.analysis.counters import PodSample
 from longshore.plan.analysis.judge import AnalysisState
+from longshore.plan.analysis.predictions import Gathered
 from longshore.plan.analysis.questions import Answers
 from longshore.plan.rollout.model import PreflightView
 from longshore.plan.scaling import Budget, Claim, State, Waiting
@@ -100,6 +101,8 @@ class Analysed:
     state: AnalysisState = field(default_factory=AnalysisState)
     looked_at: float = 0.0
     baselines: Mapping[str, Mapping[str, PodSample]] = field(default_factory=dict)
+    gathered: Mapping[str, Gathered] = field(default_factory=dict)
+    """Predictions by revision; they live in the process too."""
     answered_at: float = 0.0
     """Time of the last round of Prometheus servers and web hooks that was taken into account."""
 

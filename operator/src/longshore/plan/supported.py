@@ -54,11 +54,16 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
     ),
     (
         "rollout.analysis.signals",
-        lambda s: any(
-            signal.type in (SignalType.DISTRIBUTION, SignalType.AGREEMENT)
-            for signal in s.rollout.analysis.signals
+        lambda s: any(signal.type is SignalType.AGREEMENT for signal in s.rollout.analysis.signals),
+        "Agreement is not compared; other signals are",
+    ),
+    (
+        "rollout.analysis.signals",
+        lambda s: (
+            any(signal.type is SignalType.DISTRIBUTION for signal in s.rollout.analysis.signals)
+            and not counts_predictions(s)
         ),
-        "Distribution and Agreement are not compared; other signals are",
+        "this runtime does not count its predictions, so Distribution is not compared",
     ),
     (
         "rollout.analysis.syntheticLoad",
@@ -72,6 +77,12 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         "no web hook is told; watch the events",
     ),
 )
+
+
+def counts_predictions(spec: Spec) -> bool:
+    """Tell whether the pods of this spec count what they predict."""
+    runtime = runtime_of(spec.serving.runtime) or runtime_of(RuntimeName.ONNX_RUNTIME)
+    return runtime is not None and bool(runtime.metrics.predictions)
 
 
 def unsupported_fields(spec: Spec) -> tuple[str, ...]:

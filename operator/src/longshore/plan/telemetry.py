@@ -1,6 +1,7 @@
 """What pods tell of themselves: the text of their metrics read into numbers with our names."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -29,6 +30,27 @@ class Telemetry:
     readings: tuple[PodReading, ...] = ()
     unanswered: Mapping[str, str] = field(default_factory=dict)
     """Pods that were asked and did not answer, and why."""
+
+
+PREDICTIONS = "longshore_predictions_total"
+MOST_BINS = 4096
+"""Bins that are read of one pod; a server of ours has half as many."""
+
+_PREDICTION = re.compile(
+    rf'^{PREDICTIONS}\{{(?:.*,)?kind="(?P<kind>[a-z]{{1,16}})",bin="(?P<bin>\d{{1,6}})"\}} '
+    r"(?P<count>\d{1,15})$",
+    re.MULTILINE | re.ASCII,
+)
+
+
+def parse_predictions(text: str) -> dict[str, dict[int, int]]:
+    """Read how often each bin was predicted, by kind of bin; what is not understood is left out."""
+    found: dict[str, dict[int, int]] = {}
+    for number, match in enumerate(_PREDICTION.finditer(text)):
+        if number >= MOST_BINS:
+            break
+        found.setdefault(match["kind"], {})[int(match["bin"])] = int(match["count"])
+    return found
 
 
 def parse_metrics(text: str, source: MetricSource) -> dict[str, float]:

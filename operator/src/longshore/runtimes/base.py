@@ -44,6 +44,8 @@ class MetricSource:
     port: int
     path: str
     series: Mapping[str, tuple[Series, ...]]
+    predictions: str = ""
+    """Path under which predictions are counted by bin; empty where the runtime does not count them."""
 
 
 class Runtime(Protocol):

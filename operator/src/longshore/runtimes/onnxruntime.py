@@ -21,6 +21,7 @@ class OnnxRuntime:
     metrics = MetricSource(
         port=HTTP_PORT,
         path="/metrics",
+        predictions="/metrics/predictions",
         series={
             "requests": (Series("longshore_requests_total"),),
             "succeeded": (Series("nv_inference_request_success"),),

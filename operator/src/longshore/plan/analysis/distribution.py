@@ -26,6 +26,10 @@ MOST_LOOKS = 24
 _KS_NOISE = 1.36
 """95 % quantile of Kolmogorov's distribution: the distance that chance alone seldom exceeds, unscaled."""
 
+_PSI_BINS = 20
+"""Ordered bins are joined into this many of like weight: the index is meant for 10 to 20, and of many nearly
+empty ones it would tell only noise."""
+
 _FEWEST_EXPECTED = 5.0
 """Bins that expect fewer answers are pooled: Cochran's rule for the chi-squared test."""
 
@@ -99,10 +103,12 @@ def observe_shift(bounds: Bounds, before: Shift, seen: Distributions) -> Shift:
         return before
     looks = before.looks + 1
     alpha = bounds.alpha / (looks * (looks + 1))
-    psi, noise = population_stability_index(seen.canary, seen.stable)
+    whole = (seen.canary, seen.stable)
+    canary, stable = joined(*whole) if seen.ordered else whole
+    psi, noise = population_stability_index(canary, stable)
     ks = ks_distance(seen.canary, seen.stable) if seen.ordered else 0.0
     tests = 2 if seen.ordered else 1
-    shifted = psi > bounds.psi and homogeneity_p_value(seen.canary, seen.stable) < alpha / tests
+    shifted = psi > bounds.psi and homogeneity_p_value(canary, stable) < alpha / tests
     moved = seen.ordered and ks > bounds.ks and ks_p_value(ks, n, m) < alpha / tests
     within = psi + 2 * noise < bounds.psi and (
         not seen.ordered or ks + _KS_NOISE * math.sqrt(1 / n + 1 / m) < bounds.ks
@@ -114,6 +120,18 @@ def observe_shift(bounds: Bounds, before: Shift, seen: Distributions) -> Shift:
     else:
         verdict = Verdict.INCONCLUSIVE
     return Shift(looks, verdict, psi, ks, n)
+
+
+def joined(a: Sequence[int], b: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Join neighbouring bins into at most 20 of like weight in both together."""
+    whole, before = sum(a) + sum(b), 0
+    sums: dict[int, tuple[int, int]] = {}
+    for x, y in zip(a, b, strict=True):
+        place = min(_PSI_BINS - 1, int((before + (x + y) / 2) * _PSI_BINS / max(1, whole)))
+        before += x + y
+        in_a, in_b = sums.get(place, (0, 0))
+        sums[place] = in_a + x, in_b + y
+    return tuple(x for x, _ in sums.values()), tuple(y for _, y in sums.values())
 
 
 def population_stability_index(a: Sequence[int], b: Sequence[int]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from longshore.api.base import seconds
 from longshore.api.rollout import Analysis, AnalysisSignal, SignalType
 from longshore.plan.analysis.comparison import Limits
 from longshore.plan.analysis.distribution import Bounds
+from longshore.plan.analysis.predictions import signal_name
 from longshore.plan.analysis.signals import MetricBounds
 
 LOOK_SECONDS = 2.0
@@ -52,7 +53,11 @@ class Settings:
 
 
 def settings_of(
-    analysis: Analysis, latency_objective: bool, shadow: bool = False, baking: bool = False
+    analysis: Analysis,
+    latency_objective: bool,
+    shadow: bool = False,
+    baking: bool = False,
+    kinds: tuple[str, ...] = (),
 ) -> Settings:
     """Read the settings from the spec.
 
@@ -61,6 +66,8 @@ def settings_of(
         latency_objective: whether the deployment has a latency objective that requests can be slower than.
         shadow: whether answers to mirrored requests are compared; agreement is then always looked at.
         baking: the new revision has all requests: nothing is held against the one before any more.
+        kinds: kinds of bins that the pods count their predictions in; each is a part of every distribution
+            signal and has its share of the signal's alpha. Empty: not known yet.
     """
 
     def named(kind: SignalType) -> list[AnalysisSignal]:
@@ -87,7 +94,11 @@ def settings_of(
     return Settings(
         errors=limits(HARMLESS_ERRORS),
         latency=limits(HARMLESS_SLOW) if latency_objective else None,
-        distribution=tuple((s.name, Bounds(psi=s.threshold or _DEFAULT_PSI, alpha=alpha)) for s in shifts),
+        distribution=tuple(
+            (name, Bounds(psi=s.threshold or _DEFAULT_PSI, alpha=alpha / max(1, len(kinds))))
+            for s in shifts
+            for name in ([signal_name(s.name, kind) for kind in kinds] or [s.name])
+        ),
         agreement=agreement,
         metrics=tuple(
             (s.name, MetricBounds(s.max, s.min, None if baking else s.max_ratio))
