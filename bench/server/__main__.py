@@ -5,7 +5,11 @@ machine does meets both sides alike.
 """
 
 import argparse
+import dataclasses
+import json
+import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -13,13 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from bench.common import Report, Row
+from bench.common import RESULTS, Report, Row
 from bench.server import load, servers
-from bench.server.load import Ask, Result
+from bench.server.load import Ask
 from bench.server.servers import Running
 from tests.server import models
 
@@ -143,7 +148,10 @@ class Bench:
             ours = load.run(server, ask, 64, self.open_loop, rate)
         with servers.triton(self.work / "small-repository") as server:
             theirs = load.run(server, ask, 64, self.open_loop, rate)
-        note = f"{rate:,.0f} a second for {self.open_loop:g} s; Triton answered {theirs.rps:,.0f} of them"
+        note = (
+            f"{rate:,.0f} a second for {ours.seconds:.0f} s (wanted: 60 s), {ours.dropped:,} dropped; "
+            f"Triton answered {theirs.rps:,.0f} of them"
+        )
         row = Row(
             f"open-loop-{kind}-p99", round(ours.p99 / 1e3, 2), "ms", "<=", round(theirs.p99 / 1e3, 2), note
         )
@@ -193,30 +201,41 @@ class Bench:
         self.add(Row("600kb-8-vs-triton", round(ratio / HTTP_FACTOR, 2), "x", ">=", 4.0, note))
 
     def python_servers(self) -> None:
+        """Each protocol against the same of theirs; where they lack one, against their JSON."""
         directory = self.model("small", (16, 32, 32, 8))
-        array = load.sample((1, 16))
-        v2, lit = load.json_ask("small", array), load.json_ask("small", array, "/predict")
-        file = directory / "model.onnx"
-        starts: dict[str, tuple[Callable[[Path], AbstractContextManager[Running]], Ask]] = {
-            "mlserver": (servers.mlserver, v2),
-            "kserve": (servers.kserve, v2),
-            "litserve": (servers.litserve, lit),
+        array, file = load.sample((1, 16)), directory / "model.onnx"
+        ours = {
+            "json": load.json_ask("small", array),
+            "binary": load.binary_ask("small", array),
+            "grpc": load.grpc_ask("small", array),
         }
-        for name, (start, ask) in starts.items():
-            with servers.longshore(directory, "small") as ours, start(file) as theirs:
-                found: list[float] = []
-                rates: list[tuple[Result, Result]] = []
-                for _ in range(self.turns):
-                    mine = load.run(ours, load.json_ask("small", array), 64, self.seconds)
-                    other = load.run(theirs, ask, 64, self.seconds)
-                    rates.append((mine, other))
-                    found.append(mine.rps / max(other.rps, 1e-9))
-            if not rates[-1][1].good:
-                raise RuntimeError(f"{name} answered nothing: {rates[-1][1]}")
-            note = f"{rates[-1][0].rps:,.0f} against {rates[-1][1].rps:,.0f} requests a second, JSON"
-            self.add(
-                Row(f"small-json-64-vs-{name}", round(statistics.median(found), 1), "x", ">=", 10.0, note)
-            )
+        lit = load.json_ask("small", array, "/predict")
+        starts: dict[str, tuple[Callable[[Path], AbstractContextManager[Running]], dict[str, Ask]]] = {
+            "mlserver": (servers.mlserver, {"json": ours["json"], "grpc": ours["grpc"]}),
+            "kserve": (servers.kserve, ours),
+            "litserve": (servers.litserve, {"json": lit}),
+        }
+        for name, (start, theirs) in starts.items():
+            with servers.longshore(directory, "small") as server, start(file) as other:
+                for kind, ask in ours.items():
+                    self.against(name, kind, (server, ask), (other, theirs.get(kind, theirs["json"])))
+                    if kind not in theirs:
+                        note = f"; {name} has no such requests: its JSON"
+                        self.rows[-1] = dataclasses.replace(self.rows[-1], note=self.rows[-1].note + note)
+
+    def against(self, name: str, kind: str, ours: tuple[Running, Ask], theirs: tuple[Running, Ask]) -> None:
+        """One protocol against another server, in turns."""
+        ratios, pairs = [], []
+        for _ in range(self.turns):
+            mine, other = (load.run(server, ask, 64, self.seconds) for server, ask in (ours, theirs))
+            if not other.good or other.bad or mine.bad:
+                raise RuntimeError(f"{name}, {kind}: {other} against {mine}")
+            ratios.append(mine.rps / other.rps)
+            pairs.append((mine, other))
+        note = f"{pairs[-1][0].rps:,.0f} against {pairs[-1][1].rps:,.0f} requests a second"
+        self.add(
+            Row(f"small-{kind}-64-vs-{name}", round(statistics.median(ratios), 1), "x", ">=", 10.0, note)
+        )
 
     def start_and_memory(self) -> None:
         directory = self.model("small", (16, 32, 32, 8))
@@ -229,31 +248,39 @@ class Bench:
         self.add(Row("start-to-ready", round(statistics.median(found), 3), "s", "<=", TYPICAL_START))
         self.add(Row("memory-at-rest", round(memory, 1), "MB", "<=", 80.0, "PSS, small model, gRPC on"))
 
-    def kserve_client(self) -> None:
-        """KServe's own REST and gRPC clients, unmodified."""
+    def clients(self) -> None:
+        """The clients of KServe and of TensorFlow Serving, unmodified, each in its own environment."""
         directory = self.model("small", (16, 32, 32, 8))
-        script = Path(__file__).parent / "kserve_client.py"
         with servers.longshore(directory, "small") as server:
-            command = [servers.competitor_python("kserve"), script, str(server.http), str(server.grpc)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        note = (
-            done.stderr.strip().splitlines()[-1]
-            if done.returncode
-            else "REST V1, V2 in JSON and binary, gRPC"
-        )
-        self.add(Row("kserve-client-failures", float(done.returncode != 0), "", "==", 0.0, note))
+            self.client("kserve", "REST V1, V2 in JSON and binary, gRPC", server.http, server.grpc)
+            self.client("tensorflow", "Predict in three ways, a mistake, GetModelStatus", server.grpc)
+
+    def client(self, name: str, what: str, *ports: int) -> None:
+        script = Path(__file__).parent / f"{name}_client.py"
+        command = [servers.competitor_python(name), script, *map(str, ports)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        package = servers.COMPETITORS[name][0]
+        failure = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        note = f"{package}: {failure if done.returncode else what}"
+        self.add(Row(f"{name}-client-failures", float(done.returncode != 0), "", "==", 0.0, note))
 
     def fuzzing(self) -> None:
         """Every parser for a share of the time."""
+        total = 0
         for target in ("http", "http2", "infer"):
-            seconds = max(int(self.fuzz / 3), 1)
+            seconds = max(math.ceil(self.fuzz / 3), 1)
             command = [sys.executable, "-m", "tests.server.fuzz", target, "--seconds", str(seconds)]
             done = subprocess.run(
                 command, capture_output=True, text=True, cwd=servers.CACHE, check=False, env=_path()
             )
-            self.add(
-                Row(f"fuzz-{target}-failures", float(done.returncode != 0), "", "==", 0.0, f"{seconds} s")
-            )
+            # libFuzzer's last word; it is absent after a crash.
+            found = re.search(r"Done (\d+) runs in (\d+) second", done.stderr)
+            runs, took = map(int, found.groups()) if found else (0, 0)
+            total += took
+            failed = done.returncode != 0 or not found
+            note = f"{runs:,} inputs in {took} s" if found else done.stderr[-300:].replace("\n", " ")
+            self.add(Row(f"fuzz-{target}-failures", float(failed), "", "==", 0.0, note))
+        self.add(Row("fuzz-duration", float(total), "s", ">=", 600.0, "really run, all parsers together"))
 
     def overload(self) -> None:
         directory = self.model("heavy", (512, 1408, 1408, 1408, 512))
@@ -286,9 +313,28 @@ class Bench:
             before = server.pss_mb()
             result = load.run(server, ask, 64, self.soak, peak / 2)
             growth = server.pss_mb() - before
-        note = f"{self.soak:g} s at {peak / 2:,.0f} a second, {result.good:,} answered, {result.bad} failed"
+        note = (
+            f"{result.seconds:,.0f} s at {peak / 2:,.0f} a second, {result.good:,} answered, "
+            f"{result.bad} failed"
+        )
         self.add(Row("soak-memory-growth", round(growth, 2), "MB", "<=", 2.0, note))
         self.add(Row("soak-failures", float(result.bad), "requests", "==", 0.0, note))
+        self.add(Row("soak-duration", round(result.seconds), "s", ">=", 3600.0, "really run, at half load"))
+
+
+def earlier_rows() -> tuple[list[Row], dict[str, str]]:
+    """The rows of the last results, for the parts that are not measured anew, and when each part was."""
+    path = RESULTS / "server.json"
+    if not path.is_file():
+        return [], {}
+    content = json.loads(path.read_text())
+    rows = [
+        Row(row["id"], row["value"], row["unit"], row["op"], row["target"], row.get("note", ""))
+        for row in content["rows"]
+        if not row["id"].endswith("-did-not-run")
+    ]
+    measured = content["environment"].get("measured", "")
+    return rows, dict(part.split(": ", 1) for part in measured.split("; ") if part)
 
 
 def _path() -> dict[str, str]:
@@ -303,7 +349,9 @@ def main() -> int:
     parser.add_argument("--open-loop", type=float, default=60.0, help="seconds of each open loop")
     parser.add_argument("--soak", type=float, default=3600.0, help="seconds")
     parser.add_argument("--fuzz", type=float, default=600.0, help="seconds of fuzzing in all")
-    parser.add_argument("--only", default="", help="parts, comma separated")
+    parser.add_argument(
+        "--only", default="", help="parts, comma separated; the last results' rows of the others are kept"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         bench = Bench(
@@ -316,25 +364,34 @@ def main() -> int:
             "python": bench.python_servers,
             "start": bench.start_and_memory,
             "overload": bench.overload,
-            "kserve-client": bench.kserve_client,
+            "clients": bench.clients,
             "fuzz": bench.fuzzing,
             "soak": bench.soak_run,
         }
-        wanted = options.only.split(",") if options.only else list(parts)
-        for name in wanted:
+        earlier, measured = earlier_rows() if options.only else ([], {})
+        for name in options.only.split(",") if options.only else list(parts):
+            load_before = os.getloadavg()[0]
+            measured[name] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, load average {load_before:.1f} before"
             try:
                 parts[name]()
             except (RuntimeError, OSError) as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 bench.add(Row(f"{name}-did-not-run", None, "", "==", 0.0, str(error)[:300]))
+    new = {row.id: row for row in bench.rows}
+    rows = [new.pop(row.id, row) for row in earlier] + list(new.values())
     summary = (
         "The server on one core, the client on the other, both before whatever else the machine does.",
         "Pairs alternate in short turns, and the median of the turns' ratios counts.",
         f"Triton is nvidia-pytriton's with a Python-based onnxruntime backend: its figures are multiplied by "
         f"{HTTP_FACTOR} (HTTP) and {GRPC_FACTOR} (gRPC), the native backend's lead over it.",
     )
-    environment = {"numpy": np.__version__, "turnSeconds": options.seconds, "turns": options.turns}
-    path = Report("server", tuple(bench.rows), environment, summary).write()
+    environment = {
+        "numpy": np.__version__,
+        "turnSeconds": options.seconds,
+        "turns": options.turns,
+        "measured": "; ".join(f"{name}: {when}" for name, when in measured.items()),
+    }
+    path = Report("server", tuple(rows), environment, summary).write()
     print(path)
     return 0
 

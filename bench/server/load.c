@@ -208,8 +208,11 @@ static void take_grpc(connection *c, double moment, int poll) {
         if (c->frame_type != 0) { /* small frames are looked at whole */
             if (c->have - at < (size_t)c->body_left) break;
             if (c->frame_type == 1 && c->frame_flags & 1) {
-                /* trailers: grpc-status 0 as a literal, in Huffman code, or indexed after a first literal */
-                c->status_ok = memmem(c->in + at, c->body_left, "grpc-message", 12) == NULL && c->received > 0;
+                /* trailers: grpc-status is a literal, in Huffman code, or indexed after a first literal, so what
+                 * tells is that a message came, and that grpc-message, which some send always, is empty */
+                char *said = memmem(c->in + at, c->body_left, "grpc-message", 12);
+                int reason = said && said + 12 < c->in + at + c->body_left && said[12] != 0;
+                c->status_ok = c->received > 0 && !reason;
                 record(c, c->status_ok, moment);
                 c->received = 0;
             } else if (c->frame_type == 3) {

@@ -20,6 +20,7 @@ class Result:
 
     good: int
     bad: int
+    seconds: float
     rps: float
     p50: float
     p99: float
@@ -57,7 +58,7 @@ def run(server: Running, ask: "Ask", connections: int, seconds: float, rate: flo
     if process.returncode:
         raise RuntimeError(f"the load generator failed: {errors.strip()}")
     found: dict[str, Any] = json.loads(output)
-    keys = ("good", "bad", "rps", "p50", "p99", "dropped", "waiting")
+    keys = ("good", "bad", "seconds", "rps", "p50", "p99", "dropped", "waiting")
     return Result(**{key: found[key] for key in keys}, cpu=server.cpu_seconds() - before)
 
 
@@ -103,7 +104,8 @@ def _http(name: str, path: str, body: bytes, extra: str = "") -> Ask:
 
 def _store(name: str, content: bytes) -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
-    path = CACHE / f"{name}.request"
+    # Two asks of one name differ in their path: each has a file of its own.
+    path = CACHE / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}.request"
     path.write_bytes(content)
     return path
 

@@ -24,6 +24,7 @@ COMPETITORS = {
     "mlserver": ("mlserver==1.7.1", "onnxruntime==1.22.1"),
     "kserve": ("kserve==0.21.0", "onnxruntime==1.22.1"),
     "litserve": ("litserve==0.2.19", "onnxruntime==1.22.1"),
+    "tensorflow": ("tensorflow-serving-api==2.21.0",),
 }
 
 
@@ -208,9 +209,10 @@ def mlserver(model: Path) -> Iterator[Running]:
 
 @contextmanager
 def kserve(model: Path) -> Iterator[Running]:
-    (http,) = free_ports(1)
-    command = [str(competitor_python("kserve")), str(HERE / "competitors" / "kserve_model.py"), str(http)]
-    with running(command, http, 0, "/v2/health/ready", {"BENCH_MODEL": str(model)}) as server:
+    http, grpc = free_ports(2)
+    script = HERE / "competitors" / "kserve_model.py"
+    command = [str(competitor_python("kserve")), str(script), str(http), str(grpc)]
+    with running(command, http, grpc, "/v2/health/ready", {"BENCH_MODEL": str(model)}) as server:
         yield server
 
 

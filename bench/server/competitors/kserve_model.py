@@ -1,5 +1,6 @@
 """The small model as a KServe custom model."""
 
+import logging
 import os
 import sys
 
@@ -19,10 +20,13 @@ class OnnxModel(Model):
         array = payload.inputs[0].as_numpy()
         (result,) = self._session.run(None, {"x": array})
         output = InferOutput("y", list(result.shape), "FP32")
-        output.set_data_from_numpy(result, binary_data=False)
+        output.set_data_from_numpy(result, binary_data=bool(payload.request_outputs))
         return InferResponse(response_id=payload.id or "0", model_name="small", infer_outputs=[output])
 
 
-port = int(sys.argv[1])
+logging.disable(logging.INFO)  # two lines a request would be measured too
+http, grpc = map(int, sys.argv[1:])
 sys.argv = sys.argv[:1]
-ModelServer(http_port=port, enable_grpc=False, workers=1, access_log_format=None).start([OnnxModel()])
+ModelServer(
+    http_port=http, grpc_port=grpc, workers=1, access_log_format=None, enable_latency_logging=False
+).start([OnnxModel()])
