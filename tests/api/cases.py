@@ -21,6 +21,10 @@ RULES: dict[str, tuple[Spec, str]] = {
         {"model": {"uri": URI, "factory": "model.py:build"}},
         "set model.allowPickle",
     ),
+    "factory-in-a-file-without-opt-in": (
+        {"model": {"uri": URI, "factory": "model.py:build"}},
+        "set model.allowPickle",
+    ),
     "fail-without-gate": (
         spec(optimize={"onMiss": "Fail"}),
         "add optimize.evaluation or optimize.limits",
@@ -163,6 +167,8 @@ TAKEN: dict[str, Spec] = {
     "whole-number-of-cpus": spec(serving={"resources": {"limits": {"cpu": 2, "memory": "2Gi"}}}),
     "nulls": {"model": {"uri": URI, "sha256": None}, "scaling": {"min": None}, "route": None},
     "empty-parts": spec(optimize={}, serving={}, scaling={}, rollout={}),
+    "factory": {"model": {"uri": URI, "allowPickle": True, "sha256": SHA, "factory": "nets/model.py:build"}},
+    "factory-of-a-package": {"model": {"uri": URI, "factory": "torchvision.models:resnet18"}},
     "whole-float": spec(serving={"batching": {"maxSize": 8.0}}),
     "umlaut-in-uri": {"model": {"uri": "s3://bucket/größe.onnx"}},
     "fixed-space-in-uri": {"model": {"uri": "s3://bucket/a\u00a0b.onnx"}},

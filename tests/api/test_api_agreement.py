@@ -60,6 +60,7 @@ class SpecGenerator:
 
     WRONG = 0.004
     TEXTS = (
+        "model.py:build",
         *("30s", "500m", "0s", "1h", "digits", "2", "a b", "x-user", "/v1", "up", "UTC", "A_B"),
         *("0 8 * * 1-5", "Exists", "NoSchedule", "http://prometheus:9090", "a" * 64, URI),
     )

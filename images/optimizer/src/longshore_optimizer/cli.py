@@ -64,6 +64,10 @@ def optimize(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load pickles: this runs code from the file.")
     ] = False,
+    factory: Annotated[
+        str | None,
+        typer.Option(help="What builds the network of PyTorch weights: file.py:function beside the model."),
+    ] = None,
     allow_http: Annotated[bool, typer.Option("--allow-http", help="Fetch over http:// too.")] = False,
     on_miss: Annotated[
         str, typer.Option(help="serve-original or fail, where no candidate passes the gates.")
@@ -105,6 +109,7 @@ def optimize(
                 sha256=sha256,
                 format=format,
                 allow_pickle=allow_pickle,
+                factory=factory,
                 allow_http=allow_http,
                 on_miss=on_miss,
                 exports=tuple(export or ()),

@@ -53,6 +53,7 @@ class Options:
     sha256: str | None
     format: str | None
     allow_pickle: bool
+    factory: str | None
     allow_http: bool
     on_miss: str
     exports: tuple[str, ...]
@@ -112,6 +113,7 @@ def to_request(options: Options, work: Path, settings: FetchSettings) -> Request
         cores=usable_cores(options.cpus),
         format=file_format,
         allow_pickle=options.allow_pickle,
+        factory=options.factory,
         metric=metric,
         max_drop=options.max_drop,
         confidence=options.confidence,

@@ -115,7 +115,12 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport:
     inputs = asyncio.run(fetch_inputs(request, work, settings))
     digests = {name: fetched.sha256 for name, fetched in inputs.data.items()}
     key = artifact_key(
-        inputs.model.sha256, digests, request.optimize, request.target, version("longshore-optimizer")
+        inputs.model.sha256,
+        digests,
+        request.optimize,
+        request.target,
+        version("longshore-optimizer"),
+        request.model.factory,
     )
     own = replace(settings, credentials=_store_credentials(settings))
     store = open_store(request.store, own, work, plain_http=request.store_plain_http)
@@ -138,6 +143,7 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport:
             cores=usable_cores(request.target.cpu_millicores / 1000),
             format=request.model.format,
             allow_pickle=request.model.allow_pickle,
+            factory=request.model.factory,
             calibration=_path(inputs, "calibration"),
             evaluation=_path(inputs, "evaluation"),
             training=_path(inputs, "training"),

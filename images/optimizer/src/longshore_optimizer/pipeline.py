@@ -118,7 +118,9 @@ def to_onnx(request: Request, reporter: Reporter) -> Prepared:
     else:
         reporter.stage("Convert", f"converting {source.format.value} to ONNX")
         samples = _first_file(request.calibration or request.evaluation)
-        conversion = convert(source, target, samples, allow_pickle=request.allow_pickle)
+        conversion = convert(
+            source, target, samples, allow_pickle=request.allow_pickle, factory=request.factory
+        )
         outline = modeldir.check_onnx(target)
     runnable = check_runnable(target, outline, request.cores)
     return Prepared(target, runnable, source.format.value, conversion)

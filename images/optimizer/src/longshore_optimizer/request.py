@@ -32,6 +32,7 @@ class Request:
     cores: Cores
     format: Format | None = None
     allow_pickle: bool = False
+    factory: str | None = None
     calibration: Path | None = None
     evaluation: Path | None = None
     training: Path | None = None
@@ -80,7 +81,12 @@ def settings_of(optimize: Optimize | None) -> dict[str, object]:
 
 
 def artifact_key(
-    input_sha256: str, data: Mapping[str, str], optimize: Optimize | None, target: Target, version: str
+    input_sha256: str,
+    data: Mapping[str, str],
+    optimize: Optimize | None,
+    target: Target,
+    version: str,
+    factory: str | None = None,
 ) -> str:
     """Hash of everything that decides an artifact; where the data lies and who may read it do not."""
     settings = None
@@ -91,11 +97,13 @@ def artifact_key(
                 settings[part] = {
                     k: v for k, v in settings[part].items() if k not in ("uri", "credentials", "sha256")
                 }
-    content = {
+    content: dict[str, object] = {
         "input": input_sha256,
         "data": dict(sorted(data.items())),
         "optimize": settings,
         "target": target.model_dump(mode="json"),
         "version": f"{version}/{RESULTS_VERSION}",
     }
+    if factory is not None:
+        content["factory"] = factory
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

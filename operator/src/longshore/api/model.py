@@ -51,6 +51,13 @@ class Model(Part):
             "allowPickle runs code from the file: pin the file with model.sha256",
             lambda model: not model.allow_pickle or model.sha256 is not None,
         ),
+        Rule(
+            "!has(self.factory) || !self.factory.matches('[.]py:') || "
+            "(has(self.allowPickle) && self.allowPickle)",
+            "a factory in a file runs code that comes with the model: set model.allowPickle, or name an "
+            "installed package",
+            lambda model: model.factory is None or ".py:" not in model.factory or model.allow_pickle,
+        ),
     )
 
     uri: Uri = Field(
@@ -73,4 +80,12 @@ class Model(Part):
     allow_pickle: bool = Field(
         default=False,
         description="Accept a pickle-based file. Loading a pickle runs code from the file; needs sha256.",
+    )
+    factory: (
+        Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_./-]*:[A-Za-z_][A-Za-z0-9_]*$")]
+        | None
+    ) = Field(
+        default=None,
+        description="What builds the network of a PyTorch state_dict or safetensors file: "
+        "`file.py:function` beside the model, or `package.module:function`.",
     )

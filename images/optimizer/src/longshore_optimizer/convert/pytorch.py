@@ -5,6 +5,7 @@ builds it.
 """
 
 import os
+import pickle
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def convert(order: Order) -> Converted:
         warnings.simplefilter("ignore")
         loaded = _load(order)
         arrays = _arrays(loaded.arguments, samples.stored(order.samples))
-        rows = _export(loaded, arrays, order)
+        rows = _export(loaded, arrays, order, _output_names(loaded, arrays))
         differences, count = _compare(loaded, arrays, order, rows)
     return judge("PyTorch", count, differences)
 
@@ -120,7 +121,7 @@ def _network(order: Order) -> torch.nn.Module:
 
         weights = load_file(order.model)
     else:
-        weights = torch.load(order.model, map_location="cpu", weights_only=order.factory is not None)
+        weights = _unpickled(order)
     if isinstance(weights, torch.nn.Module):
         return weights.eval()
     if isinstance(weights, Mapping) and isinstance(weights.get("state_dict"), Mapping):
@@ -147,6 +148,19 @@ def _network(order: Order) -> torch.nn.Module:
         ) from error
     found: torch.nn.Module = network.eval()
     return found
+
+
+def _unpickled(order: Order) -> object:
+    try:
+        # Weights for a factory are plain tensors: nothing else is restored then.
+        return torch.load(order.model, map_location="cpu", weights_only=order.factory is not None)
+    except (pickle.UnpicklingError, AttributeError, ModuleNotFoundError, EOFError, RuntimeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise Problem(
+            Reason.INVALID_MODEL,
+            f"the pickle cannot be loaded ({type(error).__name__}: {text}): your own classes are not here; "
+            "save the model with torch.export.save, or its state_dict with a factory beside it",
+        ) from error
 
 
 def _arrays(arguments: Sequence[Argument], stored: Mapping[str, Array]) -> dict[str, Array]:
@@ -190,12 +204,26 @@ def _typed(array: Array, dtype: str | None) -> Array:
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
-def _export(loaded: Loaded, arrays: Mapping[str, Array], order: Order) -> int | None:
+def _output_names(loaded: Loaded, arrays: Mapping[str, Array]) -> list[str]:
+    """Keys of a mapping that the model gives, else `output`, numbered where there are several."""
+    rows = loaded.arguments[0].shape[0] if loaded.arguments and loaded.arguments[0].shape else None
+    count = rows or min(_BATCH, *(len(a) for a in arrays.values()))
+    answer = loaded.call(*(torch.from_numpy(np.ascontiguousarray(a[:count])) for a in arrays.values()))
+    leaves, _ = torch.utils._pytree.tree_flatten(answer)
+    if isinstance(answer, Mapping) and len(answer) == len(leaves):
+        return [str(key) for key in answer]
+    return ["output"] if len(leaves) == 1 else [f"output_{number}" for number in range(len(leaves))]
+
+
+def _export(loaded: Loaded, arrays: Mapping[str, Array], order: Order, outputs: list[str]) -> int | None:
     """Write ONNX; gives the batch size that it is bound to, None where any will do."""
     names = [a.name for a in loaded.arguments]
     if order.container == content.TORCH_EXPORT:
         shape = loaded.arguments[0].shape if loaded.arguments else None
-        _save(torch.onnx.export(loaded.exported, dynamo=True, input_names=names, verbose=False), order)
+        program = torch.onnx.export(
+            loaded.exported, dynamo=True, input_names=names, output_names=outputs, verbose=False
+        )
+        _save(program, order)
         return shape[0] if shape else None
     count = min(len(a) for a in arrays.values())
     failure: Exception | None = None
@@ -203,7 +231,7 @@ def _export(loaded: Loaded, arrays: Mapping[str, Array], order: Order) -> int | 
         example = tuple(torch.from_numpy(np.ascontiguousarray(arrays[n][:rows])) for n in names)
         try:
             if order.container == content.TORCHSCRIPT:
-                _trace(loaded.exported, example, names, order, free=rows > 1)
+                _trace(loaded.exported, example, names, outputs, order, free=rows > 1)
             else:
                 axes = tuple({0: torch.export.Dim("batch")} for _ in names) if rows > 1 else None
                 program = torch.onnx.export(
@@ -211,6 +239,7 @@ def _export(loaded: Loaded, arrays: Mapping[str, Array], order: Order) -> int | 
                     example,
                     dynamo=True,
                     input_names=names,
+                    output_names=outputs,
                     dynamic_shapes=axes,
                     opset_version=_OPSET,
                     verbose=False,
@@ -223,21 +252,37 @@ def _export(loaded: Loaded, arrays: Mapping[str, Array], order: Order) -> int | 
     raise failure if failure is not None else ValueError("no samples")
 
 
-def _trace(module: Any, example: tuple[Any, ...], names: list[str], order: Order, *, free: bool) -> None:
+def _trace(
+    module: Any, example: tuple[Any, ...], names: list[str], outputs: list[str], order: Order, *, free: bool
+) -> None:
     torch.onnx.export(
         module,
         example,
         str(order.out),
         dynamo=False,
         input_names=names,
-        dynamic_axes={n: {0: "batch"} for n in names} if free else None,
+        output_names=outputs,
+        dynamic_axes={n: {0: "batch"} for n in (*names, *outputs)} if free else None,
         opset_version=17,
     )
 
 
 def _save(program: Any, order: Order) -> None:
     size = sum(int(np.prod(v.shape)) * 4 for v in program.model.graph.initializers.values())
+    symbols = {d.value for i in program.model.graph.inputs for d in (i.shape or ())[:1] if _free(d)}
+    if len(symbols) == 1:
+        # Exported programs call a free axis s0 or s77; readers of the model's signature expect a word.
+        (symbol,) = symbols
+        for value in (*program.model.graph.inputs, *program.model.graph.outputs):
+            if value.shape is not None:
+                value.shape = type(value.shape)(
+                    ["batch" if _free(d) and d.value == symbol else d for d in value.shape]
+                )
     program.save(str(order.out), external_data=size > _LARGEST_FILE)
+
+
+def _free(dimension: Any) -> bool:
+    return isinstance(getattr(dimension, "value", None), str)
 
 
 def _compare(
