@@ -35,6 +35,7 @@ EDITS: list[dict[str, Any]] = [
     {"scaling": None},
     {"rollout": {"steps": [{"weight": 20, "hold": "5s"}], "progressDeadline": "20s"}},
     {"rollout": {"strategy": "Recreate"}},
+    {"rollout": {"steps": [{"weight": 50}], "affinity": {"cookie": "session"}}},
     {"rollout": {"strategy": "BlueGreen", "revisionHistory": 0}},
     {"rollout": {"strategy": "BlueGreen", "steps": [{"weight": 0, "pause": {}}]}},
     {"rollout": None},

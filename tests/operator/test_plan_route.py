@@ -1,5 +1,6 @@
 """The route: kept out of another's way, told when it cannot be, looked at again when no event will tell."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -233,6 +234,49 @@ def test_what_others_wrote_in_a_route_is_kept_through_a_rollout() -> None:
         assert route["spec"]["rules"][0] == foreign
         assert route["spec"]["rules"][1]["filters"] == [header]
         assert route["metadata"]["annotations"]["team.example/note"] == "ours"
+
+
+def test_affinity_divides_by_the_values_of_a_header_while_both_sides_have_weight() -> None:
+    world = World(
+        {**SPEC, "route": {**ROUTE, **GRPC}, "rollout": {**STEPPED, "affinity": {"header": "X-User"}}}
+    )
+    world.gateway_api, world.accepts = True, {"HTTPRoute", "GRPCRoute"}
+    world.settle()
+    assert len(world.objects["HTTPRoute", "digits"]["spec"]["rules"]) == 1, "nothing is divided"
+    world.edit(model={"uri": "https://models.example/other.onnx"})
+    go(world)
+    for kind in ("HTTPRoute", "GRPCRoute"):
+        rules = {rule["name"]: rule for rule in world.objects[kind, "digits"]["spec"]["rules"]}
+        assert weights(world, kind) == {"digits-stable": 80, "digits-canary": 20}, "who has no such header"
+        for side in ("stable", "canary"):
+            pinned = rules[f"longshore-{side}"]
+            assert [b["name"] for b in pinned["backendRefs"]] == [f"digits-{side}"]
+            (header,) = pinned["matches"][0]["headers"]
+            assert (header["type"], header["name"]) == ("RegularExpression", "X-User")
+    pattern = {name: rule["matches"][0]["headers"][0]["value"] for name, rule in rules.items() if "-" in name}
+    people = [str(number) for number in range(100)]
+    first = {p for p in people if re.search(pattern["longshore-canary"], p)}
+    assert len(first) == 20
+    assert "spec.rollout.affinity" not in world.condition("FieldsSupported")["message"]
+    world.annotate(longshore_dev_promote="now")
+    go(world)
+    rules = {rule["name"]: rule for rule in world.objects["HTTPRoute", "digits"]["spec"]["rules"]}
+    pattern = rules["longshore-canary"]["matches"][0]["headers"][0]["value"]
+    second = {p for p in people if re.search(pattern, p)}
+    assert len(second) == 50
+    assert first < second, "who had the new revision keeps it"
+    world.annotate(longshore_dev_abort="now")
+    go(world)
+    assert [rule["name"] for rule in world.objects["HTTPRoute", "digits"]["spec"]["rules"]] == ["longshore"]
+
+
+def test_affinity_without_a_route_is_told_as_unsupported() -> None:
+    world = World({**SPEC, "rollout": {"affinity": {"cookie": "session"}}})
+    world.settle()
+    told = world.condition("FieldsSupported")
+    assert told["status"] == "False"
+    assert "spec.rollout.affinity" in told["message"]
+    assert "add a route" in told["message"]
 
 
 def test_two_that_want_all_grpc_calls_of_one_listener_are_a_conflict() -> None:

@@ -114,6 +114,26 @@ async def test_weights_of_both_move_together_and_foreign_rules_stay(kube: Kube) 
         assert driver.condition("Stalled")["reason"] == "RolloutAborted"
 
 
+async def test_affinity_by_a_cookie_is_taken_and_rests(kube: Kube) -> None:
+    async with Driver(kube, "routes-affinity") as driver:
+        place = models_path(driver.namespace, "digits")
+        rollout = {**SPEC["rollout"], "affinity": {"cookie": "session"}}
+        kube.apply(place, model("digits", {**SPEC, "rollout": rollout}, driver.namespace), "git")
+        await go(driver)
+        kube.merge(place, {"spec": {"model": {"uri": "https://models.example/other.onnx"}}})
+        await go(driver, 20)
+        for kind in ROUTES:
+            rules = route(driver, kind)["spec"]["rules"]
+            assert [rule["name"] for rule in rules] == ["longshore", "longshore-canary", "longshore-stable"]
+            assert rules[1]["matches"][0]["headers"][0]["name"] == "Cookie"
+        versions = [route(driver, kind)["metadata"]["generation"] for kind in ROUTES]
+        await go(driver, 6)
+        assert [route(driver, kind)["metadata"]["generation"] for kind in ROUTES] == versions
+        kube.merge(place, {"metadata": {"annotations": {"longshore.dev/abort": "now"}}})
+        await go(driver)
+        assert [len(route(driver, kind)["spec"]["rules"]) for kind in ROUTES] == [1, 1]
+
+
 async def test_a_preview_stands_in_both_routes_until_it_is_promoted(kube: Kube) -> None:
     async with Driver(kube, "routes-preview") as driver:
         place = models_path(driver.namespace, "digits")

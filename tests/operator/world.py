@@ -121,7 +121,9 @@ class World:
                 kinds.setdefault(kind_of(obj), []).append(copy.deepcopy(obj))
         for kind in (*CHILDREN, POD):
             self.index.replace(kind, kinds.get(kind, []))
-        roots = [copy.deepcopy(obj) for key, obj in self.objects.items() if key[0] == MODEL_DEPLOYMENT.kind]
+        roots: list[Mapping[str, Any]] = [
+            copy.deepcopy(obj) for key, obj in self.objects.items() if key[0] == MODEL_DEPLOYMENT.kind
+        ]
         self.index.replace(MODEL_DEPLOYMENT, roots)
 
     def observed(self) -> Observed:

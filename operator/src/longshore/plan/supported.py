@@ -70,7 +70,11 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         lambda s: s.rollout.analysis.synthetic_load is not None,
         "no request is sent when traffic is thin; the rollout holds",
     ),
-    ("rollout.affinity", lambda s: s.rollout.affinity is not None, "users may change between revisions"),
+    (
+        "rollout.affinity",
+        lambda s: s.rollout.affinity is not None and s.route is None,
+        "without spec.route a Service divides requests, and users may change between revisions; add a route",
+    ),
     (
         "rollout.notifications",
         lambda s: bool(s.rollout.notifications),

@@ -11,7 +11,7 @@ from longshore.plan.rollout.model import Targets, TrafficMode, TrafficView
 from longshore.plan.route import ROUTE_KINDS, Routed
 from longshore.plan.state import Observed
 from longshore.resources.names import CANARY, REVISION, STABLE, WEIGHT, WEIGHTED_AT, side_service
-from longshore.resources.route_rules import Division, canary_weight, previews
+from longshore.resources.route_rules import Division, canary_weight, divides, previews
 from longshore.resources.service import service
 
 SETTLE = 2.0
@@ -79,7 +79,12 @@ def traffic_objects(
     routes = []
     for kind in routed.kinds:
         live = observed.live.get((kind.kind, owner.name))
-        division = Division(targets.weight, _rfc3339(observed.now), targets.preview is not None)
+        division = Division(
+            targets.weight,
+            _rfc3339(observed.now),
+            preview=targets.preview is not None,
+            affinity=spec.rollout.affinity,
+        )
         routes.append(kind.build(owner, spec.route, _dated(observed, live, division), live))
     return (
         service(owner, stable or first, notes=notes),
@@ -110,10 +115,7 @@ def _routes(observed: Observed, routed: Routed) -> list[Mapping[str, Any]]:
 
 def _dated(observed: Observed, live: Mapping[str, Any] | None, division: Division) -> Division:
     """Keep the moment from which a route divides as it shall while nothing changes."""
-    if live is None:
-        return division
-    standing = (canary_weight(observed.owner, live), previews(live))
-    if standing != (division.weight, division.preview):
+    if live is None or not divides(observed.owner, live, division):
         return division
     return replace(division, since=live["metadata"].get("annotations", {}).get(WEIGHTED_AT, division.since))
 

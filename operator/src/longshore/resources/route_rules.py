@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from longshore.api.rollout import Affinity
 from longshore.api.route import ParentReference
+from longshore.resources.affinity import sides_of
 from longshore.resources.names import WEIGHTED_AT, Owner, side_service
 
 RULE = "longshore"
@@ -14,6 +16,7 @@ PREVIEW_HEADER = "Longshore-Preview"
 """Header that, with the value `true`, leads to a revision that is only previewed."""
 
 _PREVIEW = f"{RULE}-preview"
+_PINS = (f"{RULE}-canary", f"{RULE}-stable")
 
 GATEWAY_API = "gateway.networking.k8s.io/v1"
 
@@ -26,11 +29,19 @@ class Division:
         weight: percent of requests to the canary; the stable revision gets the rest.
         since: when that last changed, RFC 3339.
         preview: requests with the header `Longshore-Preview: true` go to the canary.
+        affinity: header or cookie whose values belong to one side each, while both have weight.
     """
 
     weight: int
     since: str
     preview: bool = False
+    affinity: Affinity | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Give the names of the rules that this needs."""
+        pinned = self.affinity is not None and 0 < self.weight < 100
+        return frozenset({RULE, *([_PREVIEW] if self.preview else []), *(_PINS if pinned else [])})
 
 
 def route_object(
@@ -79,9 +90,18 @@ def rules_of(
         return {**added, "name": name, **({"matches": list(matches)} if matches else {}), "backendRefs": to}
 
     own = [rule(RULE, [match] if match else [], stable=100 - division.weight, canary=division.weight)]
+
+    def by_header(kind: str, name: str, value: str) -> list[dict[str, Any]]:
+        return [{**match, "headers": [{"type": kind, "name": name, "value": value}]}]
+
     if division.preview:
-        header = {"type": "Exact", "name": PREVIEW_HEADER, "value": "true"}
-        own.append(rule(_PREVIEW, [{**match, "headers": [header]}], canary=1))
+        own.append(rule(_PREVIEW, by_header("Exact", PREVIEW_HEADER, "true"), canary=1))
+    if division.affinity is not None and 0 < division.weight < 100:
+        sides = sides_of(division.affinity, division.weight, f"{owner.namespace}/{owner.name}")
+        own += [
+            rule(_PINS[0], by_header("RegularExpression", sides.header, sides.canary), canary=1),
+            rule(_PINS[1], by_header("RegularExpression", sides.header, sides.stable), stable=1),
+        ]
     mine = [index for index, known in enumerate(standing) if is_own(owner, known)]
     place = mine[0] if mine else len(standing)
     foreign = [dict(known) for known in standing if not is_own(owner, known)]
@@ -91,7 +111,7 @@ def rules_of(
 def is_own(owner: Owner, rule: Mapping[str, Any]) -> bool:
     """Tell whether a rule is Longshore's: by its name, or by where it leads where names are not kept."""
     if rule.get("name"):
-        return rule["name"] in (RULE, _PREVIEW)
+        return rule["name"] in (RULE, _PREVIEW, *_PINS)
     sides = {side_service(owner, side) for side in ("stable", "canary")}
     return any(backend.get("name") in sides for backend in rule.get("backendRefs", ()))
 
@@ -99,6 +119,12 @@ def is_own(owner: Owner, rule: Mapping[str, Any]) -> bool:
 def previews(live: Mapping[str, Any] | None) -> bool:
     """Tell whether a route leads to the preview."""
     return any(rule.get("name") == _PREVIEW for rule in _rules(live))
+
+
+def divides(owner: Owner, live: Mapping[str, Any], division: Division) -> bool:
+    """Tell whether a route divides requests as is wanted."""
+    names = {rule.get("name") or RULE for rule in _rules(live) if is_own(owner, rule)}
+    return names == division.names and canary_weight(owner, live) == division.weight
 
 
 def canary_weight(owner: Owner, live: Mapping[str, Any] | None) -> int:
