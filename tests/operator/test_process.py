@@ -89,6 +89,22 @@ def test_only_the_holder_of_the_lease_works_and_another_takes_over_when_it_is_ki
         assert follower.metrics()["longshore_leader"] == 1
 
 
+def test_whoever_lost_the_lease_ends(kube: Kube, tmp_path: Path) -> None:
+    """Somebody else writes its name into the Lease: this process must not go on, not even as a listener."""
+    namespace = kube.namespace("process-lost")
+    lease = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/longshore-operator"
+    with OperatorProcess(kube.server, namespace, tmp_path / "log") as operator:
+        until(lambda: operator.metrics()["longshore_leader"] == 1)
+        for number in range(20):
+            kube.create(models_path(namespace), model(f"model-{number}", namespace=namespace))
+        kube.merge(lease, {"spec": {"holderIdentity": "somebody-else"}})
+        assert operator.process.wait(60) != 0
+        assert "the lease longshore-operator was lost" in operator.text()
+    taken = kube.get(lease)
+    assert taken is not None
+    assert taken["spec"]["holderIdentity"] == "somebody-else"
+
+
 def test_two_models_that_want_one_route_are_told_and_the_second_gets_it_when_it_is_free(
     kube: Kube, tmp_path: Path
 ) -> None:

@@ -178,3 +178,20 @@ async def test_a_follower_whose_queue_fills_is_not_stuck() -> None:
     async with running(queue):
         await until(lambda: done == ["a"])
     assert queue.stuck_for() == 0
+
+
+@pytest.mark.parametrize("ticks", range(8))
+async def test_it_ends_when_told_even_if_a_wish_came_just_before(ticks: int) -> None:
+    async def work(key: str) -> None:
+        """Nothing to do."""
+
+    queue: Queue[str] = Queue(work, workers=1)
+    queue.add_after("late", 7200)
+    running = asyncio.ensure_future(queue.run())
+    await asyncio.sleep(0.01)
+    queue.add_after("soon", 3600)
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait({running}, timeout=5)
+    assert running.cancelled()

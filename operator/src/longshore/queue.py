@@ -1,6 +1,7 @@
 """A keyed work queue: one worker a key at a time, no key twice, backoff on failure, come-back times."""
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
@@ -142,7 +143,7 @@ class Queue(Generic[K]):
                     self.add(due.key)
             wait = self._heap[0].at - self._clock() if self._heap else None
             self._wake.clear()
-            try:
-                await asyncio.wait_for(self._wake.wait(), wait)
-            except TimeoutError:
-                continue
+            # Not wait_for: before Python 3.12 it may swallow a cancellation (CPython issue 81839).
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
