@@ -117,11 +117,11 @@ class Reconciler:
         _keep(self._senses.analysed, key, plan.analysed)
         _keep(self._senses.scaled, key, plan.scaled)
         (self._senses.listening.add if plan.listen else self._senses.listening.discard)(key)
+        (self._senses.predicting.add if plan.predictions else self._senses.predicting.discard)(key)
         self._inquire(key, plan.questions)
         if plan.preflight is not None:
             self._examine(observed, plan.preflight)
         else:
-        (self._senses.predicting.add if plan.predictions else self._senses.predicting.discard)(key)
             self._senses.preflight.pop(key, None)
 
     def _remembers_more(self, key: Key, observed: Observed) -> bool:
