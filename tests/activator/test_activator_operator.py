@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import longshore.activators
 import pytest
@@ -25,7 +26,7 @@ class OnePod:
 
 
 @pytest.fixture
-async def activators(tmp_path: Path, pod, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Activators]:
+async def activators(tmp_path: Path, pod: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Activators]:
     token = tmp_path / "token"
     token.write_text(TOKEN)
     child = await asyncio.create_subprocess_exec(

@@ -20,6 +20,7 @@ import kopf
 from longshore.activators import Activators
 from longshore.cluster import Cluster, ClusterError, in_cluster
 from longshore.examine import Examiner
+from longshore.gauges import Gauges
 from longshore.index import Index, Key
 from longshore.lease import Lease
 from longshore.listen import listen
@@ -76,7 +77,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
     metrics.models.set_function(lambda: index.count)
     async with await Cluster.connect(told=metrics.told) as cluster:
         senses, scraper = Senses(), Scraper()
-        examiner, inquirer = Examiner(senses), Inquirer(senses)
+        examiner, inquirer, gauges = Examiner(senses), Inquirer(senses), Gauges(senses)
         activators = _activators(index, settings)
         if activators is not None:
             senses.activators = activators.view
@@ -89,6 +90,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
             examiner.examine,
             activators.tell if activators is not None else lambda key, activation: None,
             inquirer.inquire,
+            gauges.follow,
         )
         queue: Queue[Key] = Queue(reconciler, process.workers, _log_failure)
         examiner.wake = inquirer.wake = queue.add
@@ -127,7 +129,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
                     activators.wake = queue.add
                     parts.append(activators.run(cluster))
                 await _until(stop, watching, *parts)
-            await asyncio.gather(scraper.close(), inquirer.close())
+            await asyncio.gather(scraper.close(), inquirer.close(), gauges.close())
 
 
 def _spare_the_collector() -> None:

@@ -86,6 +86,7 @@ def observe(
         preflight=senses.preflight.get(key) if senses else None,
         answers=senses.answers.get(key) if senses else None,
         budget=budget_of(index, key, senses),
+        external=senses.external.get(key, {}) if senses else {},
     )
 
 

@@ -15,6 +15,7 @@ from longshore.observe import observe
 from longshore.plan.analysis.questions import Questions
 from longshore.plan.outcome import Plan, Problem
 from longshore.plan.pipeline import make_plan
+from longshore.plan.scaling.queries import MetricQuery
 from longshore.plan.state import Activation, Observed
 from longshore.resources.kinds import CHILDREN, MODEL_DEPLOYMENT
 from longshore.senses import Senses
@@ -39,6 +40,7 @@ class Reconciler:
         examine: Callable[[Observed, str], None] = lambda observed, revision: None,
         activate: Callable[[Key, Activation | None], None] = lambda key, activation: None,
         inquire: Callable[[Key, Questions | None], None] = lambda key, questions: None,
+        follow: Callable[[Key, tuple[MetricQuery, ...]], None] = lambda key, queries: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
@@ -49,6 +51,7 @@ class Reconciler:
         self._examine = examine
         self._activate = activate
         self._inquire = inquire
+        self._follow = follow
         self._clock = clock
         self._store = ArtifactStore(settings.store_plain_http)
 
@@ -64,6 +67,7 @@ class Reconciler:
                 self._senses.forget(key)
                 self._activate(key, None)
                 self._inquire(key, None)
+                self._follow(key, ())
                 return None
             plan = make_plan(observed)
             if plan.rests_on:
@@ -119,6 +123,7 @@ class Reconciler:
         (self._senses.listening.add if plan.listen else self._senses.listening.discard)(key)
         (self._senses.predicting.add if plan.predictions else self._senses.predicting.discard)(key)
         self._inquire(key, plan.questions)
+        self._follow(key, plan.queries)
         if plan.preflight is not None:
             self._examine(observed, plan.preflight)
         else:

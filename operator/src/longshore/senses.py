@@ -1,11 +1,12 @@
 """What the operator learns beside the watches: pods' counters and answers. A restart learns anew."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from longshore.index import Key
 from longshore.plan.analysis.questions import Answers
 from longshore.plan.rollout.model import PreflightView
+from longshore.plan.scaling import External
 from longshore.plan.state import ActivatorView, Analysed, Scaled
 from longshore.plan.telemetry import Telemetry
 
@@ -21,6 +22,8 @@ class Senses:
     telemetry: dict[Key, Telemetry] = field(default_factory=dict)
     analysed: dict[Key, Analysed] = field(default_factory=dict)
     scaled: dict[Key, Scaled] = field(default_factory=dict)
+    external: dict[Key, Mapping[int, External]] = field(default_factory=dict)
+    """What Prometheus servers said for scaling, by position in `scaling.metrics`."""
     preflight: dict[Key, PreflightView] = field(default_factory=dict)
     answers: dict[Key, Answers] = field(default_factory=dict)
     """What Prometheus servers and web hooks said of a canary."""
@@ -31,5 +34,12 @@ class Senses:
         """Forget a ModelDeployment that is gone."""
         self.listening.discard(key)
         self.predicting.discard(key)
-        for known in (self.telemetry, self.analysed, self.scaled, self.preflight, self.answers):
+        for known in (
+            self.telemetry,
+            self.analysed,
+            self.scaled,
+            self.preflight,
+            self.answers,
+            self.external,
+        ):
             known.pop(key, None)

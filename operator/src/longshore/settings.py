@@ -44,7 +44,8 @@ class Settings(BaseModel):
     )
     activator_namespace: str = Field(default="longshore-system", description="Where the activators run.")
     prometheus: str | None = Field(
-        default=None, description="Address of the Prometheus that scrapes the pods, for KEDA's triggers."
+        default=None,
+        description="Address of the Prometheus that scrapes the pods: for KEDA's triggers, GPU utilization.",
     )
     store_secret: str | None = Field(
         default=None, description="Secret with the store's credentials, in every namespace that uses it."

@@ -15,17 +15,15 @@ from longshore.plan.analysis.questions import (
     HookQuestion,
     MetricQuestion,
     Questions,
-    read_prometheus,
 )
 from longshore.plan.analysis.signals import HookAnswer, Reading
+from longshore.prometheus import TIMEOUT, ask
 from longshore.senses import Senses
 
 INTERVAL = 10.0
 """Seconds between two rounds about one canary: servers seldom scrape more often."""
 
-TIMEOUT = 5.0
 CONCURRENCY = 64
-_LARGEST_METRIC = 2**20
 _LARGEST_HOOK = 64 * 2**10
 
 _LOGGER = logging.getLogger(__name__)
@@ -105,22 +103,10 @@ class Inquirer:
     async def _metric(
         self, session: aiohttp.ClientSession, question: MetricQuestion
     ) -> tuple[Reading, Reading | None]:
-        canary = self._query(session, question.address, question.canary)
+        canary = ask(session, self._slots, question.address, question.canary)
         if question.stable is None:
             return await canary, None
-        return await asyncio.gather(canary, self._query(session, question.address, question.stable))
-
-    async def _query(self, session: aiohttp.ClientSession, address: str, query: str) -> Reading:
-        url = f"{address.rstrip('/')}/api/v1/query"
-        parameters = {"query": query, "timeout": f"{TIMEOUT:g}s"}
-        try:
-            async with (
-                self._slots,
-                session.get(url, params=parameters, allow_redirects=False) as response,
-            ):
-                return read_prometheus(response.status, await read_limited(response, _LARGEST_METRIC))
-        except (aiohttp.ClientError, TimeoutError, OSError, TooLargeError, ValueError) as error:
-            return Reading(error=reason(error))
+        return await asyncio.gather(canary, ask(session, self._slots, question.address, question.stable))
 
     async def _hook(self, session: aiohttp.ClientSession, question: HookQuestion) -> HookAnswer:
         try:

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from longshore.api.status import Optimization, Revision, Side
 from longshore.plan.analysis.questions import Questions
+from longshore.plan.scaling.queries import MetricQuery
 from longshore.plan.state import Activation, Analysed, Scaled
 
 T = TypeVar("T")
@@ -106,6 +107,8 @@ class Plan:
     """The pods' counters are needed."""
     activation: Activation | None = None
     """What the activators shall know of this model."""
+    queries: tuple[MetricQuery, ...] = ()
+    """What Prometheus shall be asked for scaling."""
     predictions: bool = False
     """What the pods predicted is needed as well."""
     questions: Questions | None = None

@@ -76,6 +76,7 @@ def make_plan(observed: Observed) -> Plan:
         scaled=load.scaled,
         activation=zero.activation,
         listen=serving.listen or load.listens,
+        queries=scale_stage.queries(observed, spec, load, stable),
         predictions=analysis_stage.compares_predictions(spec, judged),
         questions=analysis_stage.ask(observed, spec, serving.state, judged),
         preflight=serving.preflight,
@@ -102,7 +103,7 @@ def _scaling(observed: Observed, load: scale_stage.ScaleStage) -> Done[str] | Wa
     if load.limited:
         return Problem("BudgetSpent", load.limited)
     if load.problem:
-        return Waiting("Held", "the number of pods is held: what would lower it could not be read")
+        return Waiting("Held", f"the number of pods is not lowered: {load.problem}")
     told = [
         c for c in observed.status.get("conditions", ()) if c["type"] == "Scaled" and c["status"] == "True"
     ]

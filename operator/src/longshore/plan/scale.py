@@ -20,11 +20,13 @@ from longshore.plan.scaling import (
     remember,
     step,
 )
-from longshore.plan.state import Observed, Scaled
+from longshore.plan.scaling.queries import MetricQuery, queries_of
+from longshore.plan.state import Observed, Said, Scaled
 from longshore.plan.telemetry import PodReading, Telemetry
+from longshore.resources.names import deployment_name
 
 RETOLD = 30.0
-"""Seconds for which the sentence about a spent budget stands while only its numbers move."""
+"""Seconds for which a sentence stands while only its numbers move."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
     woken = current == 0 and waiting is not None and waiting.demand > 0
     if not woken and (telemetry is None or telemetry.at <= before.looked_at):
         replicas = before.replicas if before.replicas is not None else current
-        return ScaleStage(replicas, before, before.reason, limited=before.limited)
+        return ScaleStage(replicas, before, before.reason, before.problem.text, before.limited.text)
     heard = telemetry or Telemetry()
     now = max(heard.at, observed.now) if woken else heard.at
     seen = _observation(observed, stable, current, heard, now, waiting)
@@ -79,10 +81,20 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
         low = min(low, max(own, least))
     replicas = min(max(decision.total, low), high)
     reason = decision.reason if replicas != current else before.reason
-    limited, limited_at = _limited(before, grant, now)
-    scaled = Scaled(state, replicas, now, reason, limited, limited_at, claim)
-    problem = "; ".join(decision.problems) if decision.held else ""
-    return ScaleStage(replicas, scaled, reason, problem, limited)
+    limited = _steady(before.limited, grant.reason if grant is not None else "", now)
+    problem = _steady(before.problem, "; ".join(decision.problems) if decision.held else "", now)
+    scaled = Scaled(state, replicas, now, reason, limited, problem, claim)
+    return ScaleStage(replicas, scaled, reason, problem.text, limited.text)
+
+
+def queries(observed: Observed, spec: Spec, load: ScaleStage, stable: str | None) -> tuple[MetricQuery, ...]:
+    """Give what Prometheus shall be asked; nothing where nothing scales."""
+    if load.scaled is None or stable is None:
+        return ()
+    readings = observed.telemetry.readings if observed.telemetry is not None else ()
+    pods_tell = any("gpu_percent" in reading.values for reading in readings)
+    name = deployment_name(observed.owner, stable)
+    return queries_of(spec, observed.owner.namespace, name, observed.settings.prometheus, pods_tell)
 
 
 def memory(observed: Observed, load: ScaleStage) -> Mapping[str, Any] | None:
@@ -108,6 +120,7 @@ def _observation(
         samples=tuple(_sample(reading) for reading in heard.readings),
         ready_pods=frozenset(pod.name for pod in pods if pod.ready),
         starts=tuple(PodStart(p.name, p.created, p.ready_since) for p in pods if p.ready_since is not None),
+        external=observed.external,
         waiting=waiting,
     )
 
@@ -134,14 +147,15 @@ def _shared(
     return claim, observed.budget.grant(claim) if observed.budget is not None else None
 
 
-def _limited(before: Scaled, grant: Grant | None, now: float) -> tuple[str, float]:
-    """Give why the budget limits, and since when this is said: reckoned anew each time, told now and then."""
-    if grant is None:
-        return "", 0.0
-    same = before.limited.partition(" ")[0] == grant.reason.partition(" ")[0]
-    if same and 0 <= now - before.limited_at < RETOLD:
-        return before.limited, before.limited_at
-    return grant.reason, now
+def _steady(before: Said, text: str, now: float) -> Said:
+    """Give what is said: found anew at each look, told anew when it begins, ends, or now and then."""
+    if not text:
+        return Said()
+    # A sentence about a budget begins with the number of pods.
+    same = before.text.partition(" ")[0] == text.partition(" ")[0]
+    if same and 0 <= now - before.at < RETOLD:
+        return before
+    return Said(text, now)
 
 
 def _sample(reading: PodReading) -> PodSample:

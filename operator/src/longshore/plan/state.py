@@ -9,7 +9,7 @@ from longshore.plan.analysis.judge import AnalysisState
 from longshore.plan.analysis.predictions import Gathered
 from longshore.plan.analysis.questions import Answers
 from longshore.plan.rollout.model import PreflightView
-from longshore.plan.scaling import Budget, Claim, State, Waiting
+from longshore.plan.scaling import Budget, Claim, External, State, Waiting
 from longshore.plan.telemetry import Telemetry
 from longshore.resources.deployment import Provenance
 from longshore.resources.names import Owner
@@ -108,6 +108,14 @@ class Analysed:
 
 
 @dataclass(frozen=True)
+class Said:
+    """A sentence, and since when it is told."""
+
+    text: str = ""
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
 class Scaled:
     """What is remembered between looks at the load; a fresh one holds what stands."""
 
@@ -116,10 +124,10 @@ class Scaled:
     looked_at: float = 0.0
     reason: str = ""
     """Why the number last changed, in one line."""
-    limited: str = ""
+    limited: Said = Said()
     """Why the budget gives fewer pods than are wanted."""
-    limited_at: float = 0.0
-    """When that was said."""
+    problem: Said = Said()
+    """Why the number is held."""
     claim: Claim | None = None
     """What it asks of its budget; None without one."""
 
@@ -196,6 +204,8 @@ class Observed:
     """The latest round of what Prometheus servers and web hooks said; None where nobody asked."""
     activators: ActivatorView | None = None
     """None while no activator is heard."""
+    external: Mapping[int, External] = field(default_factory=dict)
+    """What Prometheus said for scaling, by position in `scaling.metrics`."""
     budget: Budget | None = None
     """What it shares with others of its namespace; None where the spec names no budget."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from longshore.api import Spec
 from longshore.api.base import seconds
 from longshore.api.rollout import SignalType, Strategy
-from longshore.api.scaling import Engine, Signal
+from longshore.api.scaling import Engine
 from longshore.api.serving import RuntimeName
 from longshore.runtimes.registry import runtime_of
 
@@ -29,14 +29,6 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         "optimize.parallelism",
         lambda s: s.optimize is not None and s.optimize.parallelism > 1,
         "the search runs in one pod",
-    ),
-    (
-        "scaling.metrics",
-        lambda s: (
-            s.scaling.engine is Engine.BUILTIN
-            and any(m.type in (Signal.PROMETHEUS, Signal.GPU) for m in s.scaling.metrics)
-        ),
-        "no PromQL and no GPU is asked; other metrics are",
     ),
     ("scaling.warm", lambda s: s.scaling.warm > 0, "no paused pod is kept"),
     (

@@ -14,7 +14,7 @@ from longshore.plan.scaling.gather import gather
 from longshore.plan.scaling.inputs import Decision, Observation, Policy, RevisionLoad
 from longshore.plan.scaling.queueing import ServiceCurve
 from longshore.plan.scaling.schedule import ScheduleError, active
-from longshore.plan.scaling.signals import Load, Need, default_need, need_of
+from longshore.plan.scaling.signals import Load, Need, default_need, external_need, need_of
 from longshore.plan.scaling.state import NeedAt, State
 from longshore.plan.scaling.window import Tick
 
@@ -45,6 +45,8 @@ class _Asked:
     """Standard deviation of the need over the need, from the number of requests it rests on."""
     blind: bool
     """Whether a signal could not be read: the others may raise the number but not lower it."""
+    given: bool = False
+    """Whether the need was given as a number, not counted."""
 
 
 def step(policy: Policy, state: State, seen: Observation) -> tuple[State, Decision]:
@@ -66,7 +68,9 @@ def step(policy: Policy, state: State, seen: Observation) -> tuple[State, Decisi
     problems += asked.problems
     state = _remember_need(policy, state, seen.now, asked, demand)
     idle = seen.now - state.idle_since if state.idle_since is not None else 0.0
-    if floor == 0 and idle >= policy.idle_after and _may_stop(seen):
+    elsewhere = _elsewhere(policy, seen)
+    quiet = all(need.pods == 0 for need in elsewhere)
+    if floor == 0 and idle >= policy.idle_after and quiet and _may_stop(seen):
         words = f"no request, no stream and nothing waiting for {idle:.0f} s"
         wanted = {r.name: r.floor for r in seen.revisions}
         return state, _decision(state, seen, wanted, 0.0, words, problems, demand, held=False, curve=curve)
@@ -144,6 +148,15 @@ def _may_stop(seen: Observation) -> bool:
     return seen.waiting is not None and not any(r.floor for r in seen.revisions)
 
 
+def _elsewhere(policy: Policy, seen: Observation) -> list[Need]:
+    """Judge what is asked for by PromQL: work may wait where no pod and no activator sees it."""
+    return [
+        external_need(target, seen.now, seen.external.get(index))
+        for index, target in enumerate(policy.targets)
+        if target.signal is Signal.PROMETHEUS
+    ]
+
+
 def _from_zero(
     policy: Policy,
     state: State,
@@ -162,18 +175,25 @@ def _from_zero(
         words = f"{demand} clients wait for a pod"
         if curve is not None:
             need = max(1.0, demand / (curve.capacity * policy.utilization * _WAKE_SECONDS))
-    elif waiting is None and policy.min == 0:
+    elsewhere = _elsewhere(policy, seen)
+    blind = any(one.problem for one in elsewhere)
+    problems += [one.problem for one in elsewhere if one.problem]
+    most = max(elsewhere, key=lambda one: one.pods or 0.0, default=None)
+    if most is not None and (most.pods or 0.0) > need:
+        need, words = most.pods or 0.0, most.words
+    elif demand == 0 and waiting is None and policy.min == 0:
         words = "at zero, and no activator is heard that would notice a client"
         problems.append("no activator answers: a model at zero cannot wake; check its pods")
     wanted = {r.name: r.floor for r in seen.revisions}
-    wanted[reference.name] = max(wanted[reference.name], floor, math.ceil(need - _ROUNDING))
+    least = 1 if need > 0 else 0
+    wanted[reference.name] = max(wanted[reference.name], floor, least, math.ceil(need - _ROUNDING))
     limit = _fit_bounds(wanted, seen, floor, max(policy.max, policy.min))
     if floor and not demand:
         words = f"at least {floor} wanted"
     words += f"; {limit}" if limit else ""
     accepted = waiting.accepted if waiting is not None else None
     state = replace(state, accepted=accepted)
-    return state, _decision(state, seen, wanted, need, words, problems, None, held=False, curve=curve)
+    return state, _decision(state, seen, wanted, need, words, problems, None, held=blind, curve=curve)
 
 
 def _ask(
@@ -203,7 +223,9 @@ def _ask(
     most = max(readable, key=lambda need: need.pods or 0.0)
     counted = max(demand.stable.rate * demand.stable.seconds, 1.0)
     noise = 0.0 if demand.before is not None else min(math.sqrt(state.dispersion / counted), 0.1)
-    return _Asked(most.pods, most.words, problems, noise, len(readable) < len(needs))
+    return _Asked(
+        most.pods, most.words, problems, 0.0 if most.given else noise, len(readable) < len(needs), most.given
+    )
 
 
 def _silence(state: State, seen: Observation) -> str:
@@ -219,7 +241,7 @@ def _remember_need(policy: Policy, state: State, now: float, asked: _Asked, dema
     kept = [n for n in state.needs if n.at > now - horizon]
     if asked.pods is not None and demand is not None:
         requests = max(demand.stable.rate * demand.stable.seconds, 1.0)
-        noise = min(_DOWN_SIGMA * math.sqrt(state.dispersion / requests), 1.0)
+        noise = 0.0 if asked.given else min(_DOWN_SIGMA * math.sqrt(state.dispersion / requests), 1.0)
         pods = asked.pods * (1 + noise)
         width = horizon / (_NEEDS_KEPT - 2)
         if kept and now - kept[-1].at < width and len(kept) > 1 and kept[-1].at - kept[-2].at < width:

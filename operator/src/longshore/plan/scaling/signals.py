@@ -50,6 +50,8 @@ class Need:
     problem: str = ""
     relative: bool = False
     """Whether it was found relative to the pods that run, and so means nothing without any."""
+    given: bool = False
+    """Whether it was given as a number, and so carries no noise of counted requests."""
 
 
 def need_of(target: Target, load: Load, external: External | None) -> Need:
@@ -68,9 +70,9 @@ def need_of(target: Target, load: Load, external: External | None) -> Need:
         case Signal.CPU:
             return _busy(target, load, load.stable.cpu, load.recent.cpu, "CPU")
         case Signal.GPU:
-            return _busy(target, load, load.stable.gpu, load.recent.gpu, "GPU")
+            return _gpu(target, load, external)
         case Signal.PROMETHEUS:
-            return _external(target, load.now, external)
+            return external_need(target, load.now, external)
 
 
 def default_need(load: Load) -> Need:
@@ -174,14 +176,36 @@ def _busy(target: Target, load: Load, stable: float | None, recent: float | None
     return Need(load.ready * ratio, words, relative=True)
 
 
-def _external(target: Target, now: float, external: External | None) -> Need:
+def _gpu(target: Target, load: Load, external: External | None) -> Need:
+    """Judge what the pods say of their GPUs, else what the cluster's exporter says of them."""
+    if load.recent.gpu is not None or external is None:
+        need = _busy(target, load, load.stable.gpu, load.recent.gpu, "GPU")
+        advice = "; name the Prometheus that scrapes the DCGM exporter in monitoring.prometheus of the chart"
+        return Need(None, problem=need.problem + advice, relative=True) if need.problem else need
+    value, problem = _answer(load.now, external)
+    if value is None:
+        return Need(None, problem=problem, relative=True)
+    return _busy(target, load, value, value, "GPU")
+
+
+def external_need(target: Target, now: float, external: External | None) -> Need:
+    """Judge the answer to a metric's PromQL; it means something even where no pod runs."""
+    value, problem = _answer(now, external)
+    if value is None:
+        return Need(None, problem=problem)
+    words = f"query gives {value:.4g}, target {target.value:g} a pod"
+    return Need(value / target.value, words, given=True)
+
+
+def _answer(now: float, external: External | None) -> tuple[float | None, str]:
+    """Give the number that a Prometheus answered, or why there is none."""
     if external is None:
-        return Need(None, problem="Prometheus has not answered yet")
+        return None, "Prometheus has not answered yet"
     if external.error:
-        return Need(None, problem=f"Prometheus: {external.error}")
+        return None, f"Prometheus: {external.error}; check the address and the query in scaling.metrics"
     value = clean(external.value)
     if value is None:
-        return Need(None, problem=f"Prometheus answered {external.value}, which is no number of at least 0")
+        return None, f"Prometheus answered {external.value}, which is no number of at least 0"
     if abs(now - external.at) > EXTERNAL_STALE:
-        return Need(None, problem=f"the answer of Prometheus is {now - external.at:.0f} s old")
-    return Need(value / target.value, f"query gives {value:.4g}, target {target.value:g} a pod")
+        return None, f"the answer of Prometheus is {now - external.at:.0f} s old"
+    return value, ""
