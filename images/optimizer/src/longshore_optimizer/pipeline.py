@@ -24,7 +24,7 @@ from longshore_optimizer.measure import cpu
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
-from longshore_optimizer.result import Result, write
+from longshore_optimizer.result import Result, make_exports, write
 from longshore_optimizer.statistics import smallest_sample
 from longshore_optimizer.techniques.base import Proposal, TargetFacts
 from longshore_optimizer.techniques.build import Built
@@ -69,6 +69,9 @@ def optimize(request: Request, reporter: Reporter) -> Manifest:
         else:
             result = _search(request, subject, reporter, left)
         result = replace(result, format=prepared.format, conversion=prepared.conversion)
+        if request.exports:
+            reporter.stage("Export", ", ".join(e.value for e in request.exports), best=result.decision.chosen)
+            result = replace(result, exports=make_exports(result))
         reporter.stage("Store", f"writing {request.out.name}")
         return write(result)
     except WorkerError as error:

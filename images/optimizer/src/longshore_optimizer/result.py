@@ -1,11 +1,11 @@
 """Writes the artifact: the model, its manifest and the reports, visible only once all of it is there."""
 
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from longshore.api.optimize import Export
 from longshore.artifact.manifest import (
     MANIFEST_NAME,
     MODEL_NAME,
@@ -24,6 +24,7 @@ from longshore_optimizer import modeldir
 from longshore_optimizer.convert.protocol import Converted
 from longshore_optimizer.data import TensorSpec
 from longshore_optimizer.decide import Decision, Trial
+from longshore_optimizer.exports import run as exports
 from longshore_optimizer.fetch.sink import disk_problem
 from longshore_optimizer.measure import cpu
 from longshore_optimizer.report import html, markdown
@@ -53,6 +54,7 @@ class Result:
     conversion: Converted | None = None
     facts: ModelFacts | None = None
     notes: tuple[str, ...] = ()
+    exports: tuple[Candidate, ...] = ()
 
 
 def tensor(spec: TensorSpec) -> Tensor:
@@ -78,13 +80,16 @@ def candidate(trial: Trial) -> Candidate:
     )
 
 
-def unwritten(export: Export) -> Candidate:
-    """Say in the table that an export was asked for and is not there."""
-    return Candidate(
-        name=f"export-{export.value}",
-        technique="Export",
-        verdict=Verdict.SKIPPED,
-        reason="this version writes no such export: remove it from exports",
+def make_exports(result: Result) -> tuple[Candidate, ...]:
+    """Write the exports of the chosen model to the work directory; one row each."""
+    request = result.request
+    return exports.make(
+        request.exports,
+        result.chosen_path,
+        request.evaluation or request.calibration,
+        request.work / exports.DIRECTORY,
+        request.cores,
+        request.seed,
     )
 
 
@@ -96,7 +101,7 @@ def manifest_of(result: Result) -> Manifest:
         if request.optimize
         else []
     )
-    rows += [unwritten(export) for export in request.exports]
+    rows += result.exports
     return Manifest(
         input=InputModel(
             sha256=request.input_sha256,
@@ -140,6 +145,9 @@ def write(result: Result) -> Manifest:
             staging = Path(staging_name) / "artifact"
             staging.mkdir(mode=0o755)
             modeldir.copy_onnx(result.chosen_path, staging)
+            exported = result.request.work / exports.DIRECTORY
+            if result.exports and exported.is_dir():
+                shutil.copytree(exported, staging / exports.DIRECTORY)
             (staging / MANIFEST_NAME).write_text(manifest.model_dump_json(by_alias=True, indent=2) + "\n")
             if result.request.optimize:
                 (staging / "report.md").write_text(markdown.render(manifest))

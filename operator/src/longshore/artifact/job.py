@@ -85,7 +85,7 @@ class JobReport(Wire):
 class Progress(Wire):
     """One JSON line on the Job's standard output for every change of stage or step."""
 
-    stage: str = Field(description="Fetch, Verify, Convert, Candidates, Measure, Choose, Store")
+    stage: str = Field(description="Fetch, Verify, Convert, Candidates, Measure, Choose, Export, Store")
     done: int = 0
     total: int = 0
     best: str | None = None

@@ -76,7 +76,8 @@ def _row(manifest: Manifest, c: Candidate) -> str:
 
 def plot(manifest: Manifest) -> str:
     """Draw p95 against the bound on the drop, dots sized as the models are; empty with nothing to draw."""
-    points = [c for c in manifest.candidates if c.p95_ms and (c.drop_upper is not None or c.name == ORIGINAL)]
+    judged = [c for c in manifest.candidates if c.technique != words.EXPORT]
+    points = [c for c in judged if c.p95_ms and (c.drop_upper is not None or c.name == ORIGINAL)]
     if len(points) < 2:
         return ""
     latencies = [math.log10(c.p95_ms or 1) for c in points]

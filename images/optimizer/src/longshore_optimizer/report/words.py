@@ -2,6 +2,9 @@
 
 from longshore.artifact.manifest import ORIGINAL, Candidate, Manifest
 
+EXPORT = "Export"
+"""Technique of the rows that tell of exports: they were not candidates."""
+
 
 def find(manifest: Manifest, name: str) -> Candidate | None:
     """Give a candidate by name."""
@@ -58,7 +61,7 @@ def on_front(manifest: Manifest) -> frozenset[str]:
     points = {
         c.name: (c.drop_upper or 0.0, c.p95_ms or float("inf"), float(c.size_bytes or 0))
         for c in manifest.candidates
-        if c.verdict in ("Chosen", "Kept")
+        if c.verdict in ("Chosen", "Kept") and c.technique != EXPORT
     }
 
     def beaten(name: str) -> bool:

@@ -1,0 +1,77 @@
+"""Makes the exports that were asked for and says in the table what became of each."""
+
+import shutil
+from pathlib import Path
+
+from longshore.api.optimize import Export
+from longshore.artifact.manifest import Candidate, Verdict
+
+from longshore_optimizer.exports.base import Exported
+from longshore_optimizer.exports.registry import EXPORTERS
+from longshore_optimizer.measure.process import Cores, WorkerError, WorkerProcess
+from longshore_optimizer.report import words
+
+DIRECTORY = "exports"
+"""Where exports lie in the artifact: `exports/<format>/`."""
+
+LEAST_AGREEMENT = 0.995
+"""Mean cosine with the ONNX model below which an export is no copy of it: what float16 or another runtime's
+int8 arithmetic changes stays above."""
+
+_TIMEOUT = 900.0
+
+
+def make(
+    exports: tuple[Export, ...], model: Path, data: Path | None, out: Path, cores: Cores, seed: int
+) -> tuple[Candidate, ...]:
+    """Write each export to `out/<format>`; one row each, and no files of one that failed."""
+    return tuple(_make(e, model, data, out / e.value, cores, seed) for e in exports)
+
+
+def _make(export: Export, model: Path, data: Path | None, out: Path, cores: Cores, seed: int) -> Candidate:
+    if export not in EXPORTERS:
+        return _row(export, Verdict.SKIPPED, "this version writes no such export: remove it from exports")
+    extra = EXPORTERS[export][2]
+    shutil.rmtree(out, ignore_errors=True)
+    with WorkerProcess(cores, "longshore_optimizer.exports.worker") as worker:
+        try:
+            exported = worker.ask(
+                Exported,
+                _TIMEOUT,
+                operation="export",
+                export=export.value,
+                model=str(model),
+                data=str(data) if data else None,
+                out=str(out),
+                threads=cores.threads,
+                seed=seed,
+            )
+        except WorkerError as error:
+            shutil.rmtree(out, ignore_errors=True)
+            if error.kind == "ModuleNotFoundError" and extra is not None:
+                reason = f"this build is without {extra}: use an image with longshore-optimizer[{extra}]"
+                return _row(export, Verdict.SKIPPED, reason)
+            text = " ".join(str(error).split())[:300]
+            return _row(export, Verdict.FAILED, f"it cannot be written or run: {text}")
+    if not exported.agreement >= LEAST_AGREEMENT:
+        shutil.rmtree(out, ignore_errors=True)
+        reason = f"it answers differently: agreement {exported.agreement:.4f} on {exported.samples} samples"
+        return _row(export, Verdict.REFUSED, reason, exported)
+    reason = (
+        f"run with {exported.runtime} on {exported.samples} samples: agreement {exported.agreement:.6f}, "
+        f"errors up to {exported.max_absolute_error:.3g} absolute, {exported.max_relative_error:.3g} "
+        f"relative; {DIRECTORY}/{export.value}: {', '.join(exported.files)}"
+    )
+    return _row(export, Verdict.KEPT, reason, exported)
+
+
+def _row(export: Export, verdict: Verdict, reason: str, exported: Exported | None = None) -> Candidate:
+    return Candidate(
+        name=f"export-{export.value}",
+        technique=words.EXPORT,
+        verdict=verdict,
+        reason=reason,
+        p50_ms=exported.p50_ms if exported else None,
+        p95_ms=exported.p95_ms if exported else None,
+        size_bytes=exported.size_bytes if exported else None,
+    )

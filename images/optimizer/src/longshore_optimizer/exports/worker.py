@@ -1,0 +1,133 @@
+"""The exporting process (`python -m longshore_optimizer.exports.worker`): writes, runs and compares one.
+
+A format's libraries stay out of the process that decides, and their crashes too.
+"""
+
+import json
+import os
+import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from longshore.api.optimize import Export
+from longshore.artifact.base import Wire
+from numpy.typing import NDArray
+
+from longshore_optimizer.convert.lockdown import deny_network
+from longshore_optimizer.convert.parity import compare
+from longshore_optimizer.data import batches, read, synthesize
+from longshore_optimizer.exports.base import Exported, Exporter, ExportWork, Runner
+from longshore_optimizer.exports.registry import exporter
+from longshore_optimizer.measure.protocol import Failure, Request
+from longshore_optimizer.measure.session import open_session, tensor_specs
+from longshore_optimizer.metrics import agreement
+
+Feeds = dict[str, NDArray[Any]]
+
+_MOST_SAMPLES = 64
+_TIMED_SECONDS = 0.5
+
+
+def export(request: Request) -> Exported:
+    """Write the format that the request names, and compare it with the ONNX model on the same samples."""
+    work = ExportWork(Path(request["model"]), Path(request["out"]), int(request["threads"]))
+    work.out.mkdir(parents=True, exist_ok=True)
+    format_ = exporter(Export(request["export"]))
+    written = format_.write(work)
+    session = open_session(work.model, work.threads)
+    inputs = tensor_specs(session.get_inputs())
+    names = [o.name for o in session.get_outputs()]
+    if request.get("data"):
+        dataset = read(Path(request["data"]), "evaluation", inputs).head(_MOST_SAMPLES)
+    else:
+        dataset = synthesize(inputs, 8, int(request.get("seed", 0)), int(request.get("symbol", 1)))
+    feeds: list[Feeds] = [dict(b.feeds) for b in batches(dataset, inputs, 1)]
+    run = format_.runner(written, work)
+    wanted = [session.run(None, f) for f in feeds]
+    found = [run(f) for f in feeds]
+    return _answer(format_, work, names, wanted, found, _latencies(run, feeds))
+
+
+def _latencies(run: Runner, feeds: list[Feeds]) -> list[float]:
+    latencies: list[float] = []
+    deadline = time.perf_counter() + _TIMED_SECONDS
+    while len(latencies) < len(feeds) or time.perf_counter() < deadline:
+        started = time.perf_counter()
+        run(feeds[len(latencies) % len(feeds)])
+        latencies.append((time.perf_counter() - started) * 1000)
+        if time.perf_counter() > deadline and len(latencies) >= 3:
+            break
+    return latencies
+
+
+def _answer(
+    format_: Exporter,
+    work: ExportWork,
+    names: list[str],
+    wanted: list[list[Any]],
+    found: list[list[Any]],
+    latencies: list[float],
+) -> Exported:
+    absolute = relative = 0.0
+    scores = []
+    for first, second in zip(wanted, found, strict=True):
+        if len(first) != len(second):
+            raise ValueError(f"the export gives {len(second)} outputs, the model {len(first)}")
+        pairs = {
+            n: (np.atleast_1d(np.asarray(a)), np.atleast_1d(np.asarray(b)))
+            for n, a, b in zip(names, first, second, strict=True)
+        }
+        for name, (a, b) in pairs.items():
+            difference = compare(name, a, b)
+            absolute = max(absolute, difference.absolute)
+            relative = max(relative, difference.relative)
+        scores.append(
+            float(
+                agreement(
+                    {n: a[None] for n, (a, _) in pairs.items()},
+                    {n: b.reshape(a.shape)[None].astype(a.dtype) for n, (a, b) in pairs.items()},
+                )[0]
+            )
+        )
+    files = sorted(p for p in work.out.rglob("*") if p.is_file())
+    return Exported(
+        files=tuple(str(p.relative_to(work.out)) for p in files),
+        size_bytes=sum(p.stat().st_size for p in files),
+        samples=len(wanted),
+        max_absolute_error=absolute,
+        max_relative_error=relative,
+        agreement=float(np.mean(scores)),
+        p50_ms=float(np.percentile(latencies, 50)),
+        p95_ms=float(np.percentile(latencies, 95)),
+        runtime=format_.runtime,
+    )
+
+
+def main() -> None:
+    """Answer one request; what libraries print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("900")
+    # Nothing here needs the network, and some converters tell their makers about each run.
+    with suppress(OSError):
+        deny_network()
+    for line in sys.stdin:
+        answer: Wire
+        try:
+            answer = export(json.loads(line))
+        except MemoryError:
+            answer = Failure(error="out of memory", kind="MemoryError")
+        except Exception as error:  # noqa: BLE001 - whatever a library raises is an answer, not a crash
+            traceback.print_exc(file=sys.stderr)
+            answer = Failure(error=str(error) or type(error).__name__, kind=type(error).__name__)
+        answers.write(answer.model_dump_json(by_alias=True) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

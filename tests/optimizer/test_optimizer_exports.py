@@ -1,0 +1,110 @@
+"""Exports for other runtimes: each is run and compared, and what cannot be written is said."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from longshore.api.optimize import Export, TechniqueName
+from longshore.artifact.manifest import Candidate, Verdict
+from longshore_optimizer.exports.run import make
+from longshore_optimizer.measure.cpu import usable_cores
+from longshore_optimizer.pipeline import optimize
+from longshore_optimizer.progress import Reporter
+from longshore_optimizer.request import Request
+from onnx import TensorProto, helper
+
+from tests.optimizer.conftest import cnn, labelled, mlp, save
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.standard_normal((12, 3, 32, 32)).astype(np.float32)
+
+
+def made(export: Export, model: Path, data: Path | None, out: Path) -> Candidate:
+    (row,) = make((export,), model, data, out, usable_cores(1), 0)
+    return row
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("exports")
+    model = cnn(home / "model.onnx")
+    data = labelled(home / "data.npz", model, {"x": IMAGES})
+    optimize(
+        Request(
+            model=model,
+            input_sha256="0" * 64,
+            uri=None,
+            work=home / "work",
+            out=home / "out",
+            cores=usable_cores(1),
+            evaluation=data,
+            techniques=(TechniqueName.GRAPH,),
+            exports=(Export.ORT, Export.OPENVINO, Export.CORE_ML),
+        ),
+        Reporter(),
+    )
+    return home / "out"
+
+
+def rows(artifact: Path) -> dict[str, str]:
+    report = (artifact / "report.md").read_text()
+    found = re.findall(r"^\| export-(\w+) \|(.*)\|$", report, re.MULTILINE)
+    return dict(found)
+
+
+def test_the_ort_file_runs_and_answers_as_the_served_model(artifact: Path) -> None:
+    feeds = {"x": IMAGES[:3]}
+    served = ort.InferenceSession(str(artifact / "model.onnx"), providers=["CPUExecutionProvider"])
+    mobile = ort.InferenceSession(
+        str(artifact / "exports" / "Ort" / "model.ort"), providers=["CPUExecutionProvider"]
+    )
+    np.testing.assert_allclose(mobile.run(None, feeds)[0], served.run(None, feeds)[0], atol=1e-4)
+    assert "agreement 1.000000" in rows(artifact)["Ort"]
+
+
+def test_the_operators_that_a_minimal_build_needs_are_listed(artifact: Path) -> None:
+    config = (artifact / "exports" / "Ort" / "required_operators_and_types.config").read_text()
+    assert "# - model.ort" in config
+    assert re.search(r"Gemm|MatMul", config)
+    assert "float" in config
+    assert "work" not in config
+
+
+def test_openvino_runs_its_files_and_answers_as_the_served_model(artifact: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    served = ort.InferenceSession(str(artifact / "model.onnx"), providers=["CPUExecutionProvider"])
+    compiled = openvino.Core().compile_model(
+        str(artifact / "exports" / "OpenVINO" / "model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    found = compiled({"x": IMAGES[:1]})[0]
+    np.testing.assert_allclose(found, served.run(None, {"x": IMAGES[:1]})[0], atol=1e-4)
+    assert "openvino" in rows(artifact)["OpenVINO"]
+
+
+def test_an_export_that_is_not_written_is_a_row_of_the_table(artifact: Path) -> None:
+    assert "Skipped" in rows(artifact)["CoreML"]
+    assert not (artifact / "exports" / "CoreML").exists()
+
+
+def test_what_a_runtime_cannot_take_leaves_no_files(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Det", ["x"], ["y"])],
+        "determinant",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],
+    )
+    save(tmp_path / "model.onnx", graph)
+    row = made(Export.OPENVINO, tmp_path / "model.onnx", None, tmp_path)
+    assert row.verdict is Verdict.FAILED
+    assert "cannot be written or run" in row.reason
+    assert not (tmp_path / "OpenVINO").exists()
+
+
+def test_an_export_is_compared_without_data_too(tmp_path: Path) -> None:
+    row = made(Export.ORT, mlp(tmp_path / "model.onnx"), None, tmp_path / "out")
+    assert row.verdict is Verdict.KEPT
+    assert "on 8 samples" in row.reason
+    assert row.size_bytes
+    assert row.p50_ms
