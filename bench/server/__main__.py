@@ -257,7 +257,7 @@ class Bench:
 
     def client(self, name: str, what: str, *ports: int) -> None:
         script = Path(__file__).parent / f"{name}_client.py"
-        command = [servers.competitor_python(name), script, *map(str, ports)]
+        command = [str(servers.competitor_python(name)), str(script), *map(str, ports)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         package = servers.COMPETITORS[name][0]
         failure = (done.stderr.strip().splitlines() or ["no word"])[-1]

@@ -220,7 +220,11 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "--api-key-file", type=Path, default=None, help="accepted keys, one a line, reloaded when it changes"
     )
     option("--access-log-sample", type=share, default=0.0, help="share of requests logged (default: none)")
-    option("--otlp-endpoint", default="", help="OTLP/HTTP traces endpoint; empty: no tracing")
+    option(
+        "--otlp-endpoint",
+        default="",
+        help="OTLP/HTTP collector, http://HOST:4318 or the URL of its traces; empty: no tracing",
+    )
     option("--trace-sample", type=share, default=0.01, help="share of requests traced without a parent")
     option(
         "--log-level",

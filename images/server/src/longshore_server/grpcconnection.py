@@ -269,12 +269,20 @@ class GrpcConnection(asyncio.Protocol):
 
     def _observe(self, observer: Observer, stream: Stream) -> None:
         headers = stream.method.headers
-        path = headers.get(b":path", b"").decode("latin-1")
-        traceparent = headers.get(b"traceparent", b"").decode("latin-1")
         address = self._transport.get_extra_info("peername")
-        peer = str(address[0]) if address else ""
-        failed = stream.status in _SERVER_FAULTS
-        observer(Answered("grpc", "POST", path, stream.status, failed, stream.opened, peer, traceparent))
+        observer(
+            Answered(
+                protocol="grpc",
+                method="POST",
+                path=headers.get(b":path", b"").decode("latin-1"),
+                status=stream.status,
+                failed=stream.status in _SERVER_FAULTS,
+                started=stream.opened,
+                peer=str(address[0]) if address else "",
+                traceparent=headers.get(b"traceparent", b"").decode("latin-1"),
+                tracestate=headers.get(b"tracestate", b"").decode("latin-1"),
+            )
+        )
 
     def _forget(self, stream: Stream) -> None:
         if self.streams.pop(stream.id, None) is not None:

@@ -290,9 +290,19 @@ class HttpConnection(Exchange, asyncio.BufferedProtocol):
 
     def _observe(self, observer: Observer, head: RequestHead) -> None:
         started = self.started if head.is_inference else time.perf_counter()
-        traceparent = head.header(b"traceparent")
-        path, failed = head.path, self.status >= 500
-        observer(Answered("http", head.method, path, self.status, failed, started, self._peer(), traceparent))
+        observer(
+            Answered(
+                protocol="http",
+                method=head.method,
+                path=head.path,
+                status=self.status,
+                failed=self.status >= 500,
+                started=started,
+                peer=self._peer(),
+                traceparent=head.header(b"traceparent"),
+                tracestate=head.header(b"tracestate"),
+            )
+        )
 
     def _peer(self) -> str:
         address = self.transport.get_extra_info("peername")

@@ -24,10 +24,10 @@ from longshore_server.httpserver import HttpServer
 from longshore_server.inference import Admission
 from longshore_server.loading import Loaded, load
 from longshore_server.metrics import Metrics, SharedMemory, escape_label
+from longshore_server.observing import observers
 from longshore_server.served import ServedModel
 from longshore_server.session import SessionOptions, runtime_version
 from longshore_server.tls import Certificates
-from longshore_server.tracing import observer
 
 if TYPE_CHECKING:
     from longshore_server.grpcserver import GrpcServer
@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 _SWEEP_SECONDS = 1.0
 _RELOAD_SECONDS = 5.0
 _QUIET_POLL = 0.02
+# How long the end may wait for a collector to take the last spans.
+_LAST_SPANS = 2.0
 # malloc.h; blocks up to 32 MiB, the largest that glibc takes on 64-bit systems, come from the heap.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 32 << 20
@@ -83,9 +85,7 @@ class Worker:
             settings.name, settings.version, self._metrics, self._keys, settings.limits.body_bytes
         )
         self._grpc: GrpcServer | None = None
-        self._observer = observer(
-            settings.access_log_sample, settings.otlp_endpoint, settings.trace_sample, settings.name
-        )
+        self._observers = observers(settings)
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -95,7 +95,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
         http = HttpServer(self._app, self._settings.limits, self._metrics, loop)
-        http.observer = self._observer
+        http.observer = self._observers
         listeners = [await self._listen(http, self._bind(self._settings.http_port), ["http/1.1"])]
         # Bound at once, so that a client may connect; who speaks to it is imported when all else is ready.
         grpc_socket = self._bind(self._settings.grpc_port) if self._settings.grpc_port else None
@@ -115,6 +115,8 @@ class Worker:
             sweeper.cancel()
             for listener in listeners:
                 listener.close()
+            if self._observers is not None:
+                self._observers.close(_LAST_SPANS)
 
     def _load(self) -> Loaded:
         options = SessionOptions(self._settings.providers, self._threads)
@@ -164,7 +166,7 @@ class Worker:
         service = GrpcService(served.name, served.version, self._metrics, self._keys)
         service.serve(served)
         self._grpc = GrpcServer(service, self._settings.limits, self._metrics, loop)
-        self._grpc.observer = self._observer
+        self._grpc.observer = self._observers
         return await self._listen(self._grpc, bound, ["h2"])
 
     def _bind(self, port: int) -> socket.socket:
