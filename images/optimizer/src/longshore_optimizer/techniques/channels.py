@@ -102,7 +102,9 @@ def observe(
     rng = np.random.default_rng(0)
     started = time.monotonic()
     for batch in batches(read(data, "calibration", inputs).head(MOST_SAMPLES), inputs):
-        values: dict[str, Any] = dict(zip(names, session.run(names, batch.feeds), strict=True))
+        # Asked for no names, the runtime would give all outputs.
+        results = session.run(names, batch.feeds) if names else []
+        values: dict[str, Any] = dict(zip(names, results, strict=True))
         values |= {n: batch.feeds[n] for n in fed}
         for name, value in values.items():
             if value.ndim < -wanted[name] or not value.size:
