@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from longshore_optimizer.data import batches, read
 from longshore_optimizer.measure.session import open_session, tensor_specs
@@ -52,16 +52,15 @@ def _observe(model_path: Path, data: Path, scratch: Path, threads: int) -> dict[
     model = onnxfile.load(model_path)
     names = float_tensors(model)
     outputs = {o.name for o in model.graph.output}
-    model.graph.output.extend(
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names if n not in outputs
-    )
+    # Without a type: the runtime infers what shape inference could not.
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in outputs)
     augmented = scratch / "augmented.onnx"
     onnxfile.save(model, augmented)
     session = open_session(augmented, threads, optimize=False)
     inputs = tensor_specs(session.get_inputs())
     dataset = read(data, "calibration", inputs).head(MOST_SAMPLES)
-    produced = [o.name for o in session.get_outputs()]
-    wanted = [n for n in produced if n in set(names)]
+    asked = set(names)
+    wanted = [o.name for o in session.get_outputs() if o.name in asked and o.type == "tensor(float)"]
     fed = [i.name for i in inputs if i.dtype == "float32"]
 
     def values(feeds: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
@@ -92,10 +91,10 @@ def _observe(model_path: Path, data: Path, scratch: Path, threads: int) -> dict[
 
 
 def float_tensors(model: onnx.ModelProto) -> list[str]:
-    """Names of the float32 activations of the main graph, as type inference finds them."""
+    """Names of the activations of the main graph that are float32, or of a type not inferred."""
     typed = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.output)}
     produced = [o for node in model.graph.node for o in node.output if o]
-    return [name for name in produced if typed.get(name) == TensorProto.FLOAT]
+    return [name for name in produced if typed.get(name, TensorProto.FLOAT) == TensorProto.FLOAT]
 
 
 def ranges(observed: dict[str, Observed], rule: str) -> dict[str, tuple[float, float]]:
