@@ -25,6 +25,7 @@ from longshore.index import Index, Key
 from longshore.lease import Lease
 from longshore.listen import listen
 from longshore.metrics import Metrics
+from longshore.notify import Notifier
 from longshore.probes import serve_probes
 from longshore.queue import Queue
 from longshore.reconcile import Reconciler
@@ -77,6 +78,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
     metrics.models.set_function(lambda: index.count)
     async with await Cluster.connect(told=metrics.told) as cluster:
         senses, scraper = Senses(), Scraper()
+        notifier = Notifier(senses, metrics.notified)
         examiner, inquirer, gauges = Examiner(senses), Inquirer(senses), Gauges(senses)
         activators = _activators(index, settings)
         if activators is not None:
@@ -91,9 +93,10 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
             activators.tell if activators is not None else lambda key, activation: None,
             inquirer.inquire,
             gauges.follow,
+            notifier.notify,
         )
         queue: Queue[Key] = Queue(reconciler, process.workers, _log_failure)
-        examiner.wake = inquirer.wake = queue.add
+        examiner.wake = notifier.wake = inquirer.wake = queue.add
         await _first_list(cluster, index, settings)
         _spare_the_collector()
         probes = serve_probes(process.host, process.port, metrics, queue.stuck_for, lambda: queue.depth)
@@ -129,7 +132,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
                     activators.wake = queue.add
                     parts.append(activators.run(cluster))
                 await _until(stop, watching, *parts)
-            await asyncio.gather(scraper.close(), inquirer.close(), gauges.close())
+            await asyncio.gather(scraper.close(), inquirer.close(), gauges.close(), notifier.close())
 
 
 def _spare_the_collector() -> None:
@@ -227,7 +230,7 @@ async def _watch(
 
     kopf.on.login(registry=registry)(login)
     for kind in WATCHED:
-        if kind is not MODEL_DEPLOYMENT:
+        if kind is not MODEL_DEPLOYMENT and kind.selector:
             place = (kind.group, kind.version, kind.plural) if kind.group else ("", kind.version, kind.plural)
             configuration.watching.label_selectors[place] = kind.selector
         handler = _handler(kind, index, queue, awaited)

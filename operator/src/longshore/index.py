@@ -7,8 +7,15 @@ from typing import Any
 import orjson
 
 from longshore.plan.state import RouteClaim
-from longshore.resources.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD, Kind, kind_of
-from longshore.resources.names import NAME
+from longshore.resources.kinds import (
+    DEPLOYMENT,
+    HORIZONTAL_POD_AUTOSCALER,
+    MODEL_DEPLOYMENT,
+    POD,
+    Kind,
+    kind_of,
+)
+from longshore.resources.names import NAME, model_of_deployment
 
 Key = tuple[str, str]
 """Namespace and name of a ModelDeployment."""
@@ -140,6 +147,11 @@ def key_of(kind: Kind, obj: Mapping[str, Any]) -> Key | None:
     """Find the ModelDeployment that an object belongs to; None when it is nobody's."""
     metadata = obj["metadata"]
     name = metadata["name"] if kind is MODEL_DEPLOYMENT else metadata.get("labels", {}).get(NAME)
+    if name is None and kind is HORIZONTAL_POD_AUTOSCALER:
+        target = obj.get("spec", {}).get("scaleTargetRef", {})
+        name = target.get("name", "")
+        if target.get("kind") != MODEL_DEPLOYMENT.kind:
+            name = model_of_deployment(name) if target.get("kind") == DEPLOYMENT.kind else ""
     return (metadata["namespace"], name) if name else None
 
 
@@ -156,6 +168,7 @@ _CONDITION = ("type", "status", "reason", "message")
 _STATUS: Mapping[str, tuple[str, ...]] = {
     "Deployment": ("observedGeneration", "replicas", "readyReplicas", "availableReplicas", "conditions"),
     "EndpointSlice": (),
+    "HorizontalPodAutoscaler": (),
     "NetworkPolicy": (),
     "PodDisruptionBudget": (),
     "Service": (),

@@ -17,6 +17,7 @@ from longshore.plan.route import claims
 from longshore.plan.state import (
     ActivatorView,
     DeploymentView,
+    ForeignAutoscaler,
     JobView,
     Observed,
     PodView,
@@ -24,6 +25,7 @@ from longshore.plan.state import (
     Terminated,
 )
 from longshore.resources.deployment import Provenance
+from longshore.resources.kinds import HORIZONTAL_POD_AUTOSCALER
 from longshore.resources.names import (
     ARTIFACT,
     ATTEMPT,
@@ -56,7 +58,8 @@ def observe(
         return None
     metadata = root["metadata"]
     owner = Owner(key[0], key[1], metadata["uid"])
-    children = {place: obj for place, obj in index.children(key).items() if _is_of(obj, owner)}
+    everything = index.children(key)
+    children = {place: obj for place, obj in everything.items() if _is_of(obj, owner)}
     by_kind: dict[str, list[Object]] = {}
     for (kind, _), obj in sorted(children.items()):
         by_kind.setdefault(kind, []).append(obj)
@@ -85,6 +88,7 @@ def observe(
         activators=_activators(root, key, senses),
         preflight=senses.preflight.get(key) if senses else None,
         answers=senses.answers.get(key) if senses else None,
+        autoscalers=tuple(sorted(_foreign_autoscalers(everything, children))),
         budget=budget_of(index, key, senses),
         external=senses.external.get(key, {}) if senses else {},
     )
@@ -116,6 +120,15 @@ def _is_of(obj: Object, owner: Owner) -> bool:
     if obj["kind"] == "Pod":
         return True
     return any(reference["uid"] == owner.uid for reference in obj["metadata"].get("ownerReferences", ()))
+
+
+def _foreign_autoscalers(
+    everything: Mapping[tuple[str, str], Object], ours: Mapping[tuple[str, str], Object]
+) -> Iterable[ForeignAutoscaler]:
+    for (kind, name), obj in everything.items():
+        if kind == HORIZONTAL_POD_AUTOSCALER.kind and (kind, name) not in ours:
+            target = obj.get("spec", {}).get("scaleTargetRef", {})
+            yield ForeignAutoscaler(name, target.get("kind", ""), target.get("name", ""))
 
 
 def deployment_view(obj: Object) -> DeploymentView:

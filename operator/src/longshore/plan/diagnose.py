@@ -6,7 +6,10 @@ from pydantic import ValidationError
 
 from longshore.artifact.job import JobReport
 from longshore.plan.outcome import Problem
-from longshore.plan.state import PodView, Terminated
+from longshore.plan.state import Observed, PodView, Terminated
+
+MEMORY_FIELD = "serving.resources.limits.memory"
+"""The field of the spec that bounds a serving pod's memory."""
 
 UNSCHEDULABLE_GRACE = 10.0
 """Seconds a pod may wait for a node before it is told: schedulers need a moment."""
@@ -63,6 +66,26 @@ def pod_problem(pod: PodView, now: float, memory_field: str) -> Problem | None:
     if pod.phase == "Failed":
         return Problem(pod.reason or "PodFailed", f"pod {pod.name} failed: {pod.message or pod.reason}")
     return None
+
+
+def pods_problem(observed: Observed, revision: str) -> Problem | None:
+    """Say what keeps pods of a revision from being ready, or from being made at all."""
+    pods = [pod for pod in observed.pods_of(revision) if not pod.deleting and not pod.ready]
+    problems = [pod_problem(pod, observed.now, MEMORY_FIELD) for pod in sorted(pods, key=lambda p: p.name)]
+    found = next((p for p in problems if p is not None), None)
+    if found is not None:
+        return found
+    standing = observed.deployment(revision)
+    for kind, status, _, message in standing.conditions if standing else ():
+        if kind == "ReplicaFailure" and status == "True":
+            return Problem("PodRefused", f"the cluster refuses the pods of revision {revision}: {message}")
+    return None
+
+
+def missing_pods(observed: Observed, revision: str) -> Problem | None:
+    """Say why a revision that answers has fewer pods than are wanted; None when they are on their way."""
+    answers = any(pod.ready and not pod.deleting for pod in observed.pods_of(revision))
+    return pods_problem(observed, revision) if answers else None
 
 
 def unschedulable_again(pods: tuple[PodView, ...], now: float) -> float | None:

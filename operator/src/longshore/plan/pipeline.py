@@ -177,7 +177,9 @@ def _facts(
         optimized=_stage(optimized),
         available=serving.outcome,
         routed=serving.routed,
-        scaling=autoscaler.outcome or _scaling(observed, load),
+        scaling=scale_stage.obstacle(observed, spec, _stable(serving))
+        or autoscaler.outcome
+        or _scaling(observed, load),
         unsupported=(
             *unsupported_fields(spec),
             *_cannot_sleep(observed, spec),
@@ -194,6 +196,10 @@ def _facts(
         rollout=serving.rollout,
         learned=scale_stage.memory(observed, load),
     )
+
+
+def _stable(serving: serve_stage.ServeStage) -> str | None:
+    return serving.stable.revision if serving.stable else None
 
 
 def _cannot_sleep(observed: Observed, spec: Spec) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from longshore.api import Spec
+from longshore.api import KIND, Spec
 from longshore.api.scaling import Engine
+from longshore.plan.diagnose import missing_pods
+from longshore.plan.outcome import Problem
 from longshore.plan.scaling import (
     Claim,
     Decision,
@@ -51,6 +53,10 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
 
     A fixed number, and an autoscaler that writes `serving.replicas`, go before Longshore's own engine.
     """
+    foreign = observed.autoscaler_of(stable) if stable is not None else None
+    standing = observed.deployment(stable) if stable is not None else None
+    if foreign is not None and standing is not None:
+        return ScaleStage(standing.replicas)
     if spec.serving.replicas is not None:
         return ScaleStage(spec.serving.replicas)
     waiting = observed.activators.waiting if observed.activators else None
@@ -59,7 +65,6 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
     shares = spec.scaling.budget is not None
     if spec.scaling.engine is not Engine.BUILTIN or stable is None or (high <= low and not shares):
         return ScaleStage(max(low, 1))
-    standing = observed.deployment(stable)
     least = min(low, 1) if shares else low
     current = min(max(standing.replicas if standing else low, least), high)
     before = observed.scaled or Scaled(recall(observed.status.get("scaling")))
@@ -95,6 +100,28 @@ def queries(observed: Observed, spec: Spec, load: ScaleStage, stable: str | None
     pods_tell = any("gpu_percent" in reading.values for reading in readings)
     name = deployment_name(observed.owner, stable)
     return queries_of(spec, observed.owner.namespace, name, observed.settings.prometheus, pods_tell)
+
+
+def obstacle(observed: Observed, spec: Spec, stable: str | None) -> Problem | None:
+    """Say what keeps the number of pods from being the one that is wanted: other writers, a full cluster."""
+    if stable is None:
+        return None
+    foreign = observed.autoscaler_of(stable)
+    if foreign is not None:
+        return Problem(
+            "ForeignAutoscaler",
+            f"the HorizontalPodAutoscaler {foreign.name} is not Longshore's and writes the replicas of "
+            f"{foreign.target}: its number stands and Longshore does not scale; delete it, or let its "
+            f"scaleTargetRef name ModelDeployment {observed.owner.name}",
+        )
+    rival = next((a for a in observed.autoscalers if a.kind == KIND), None)
+    if rival is not None and spec.scaling.engine is Engine.HPA:
+        return Problem(
+            "ForeignAutoscaler",
+            f"the HorizontalPodAutoscaler {rival.name} scales this ModelDeployment, beside the one "
+            "that scaling.engine HPA makes: delete it, or set scaling.engine to Builtin",
+        )
+    return missing_pods(observed, stable)
 
 
 def memory(observed: Observed, load: ScaleStage) -> Mapping[str, Any] | None:

@@ -15,7 +15,7 @@ from longshore.api.status import Side
 from longshore.plan.analyse import analyse, dump
 from longshore.plan.analysis.judge import Judgement
 from longshore.plan.artifact import Artifact
-from longshore.plan.diagnose import pod_problem, unschedulable_again
+from longshore.plan.diagnose import pods_problem, unschedulable_again
 from longshore.plan.outcome import Deletion, Done, Notice, Problem, Waiting
 from longshore.plan.rollout import (
     Decision,
@@ -46,8 +46,6 @@ from longshore.runtimes.registry import metrics_ports, runtime_of
 
 PERSIST = 5.0
 """Seconds between writes of a rollout's clocks and evidence; a crash loses at most this much of them."""
-
-_MEMORY_FIELD = "serving.resources.limits.memory"
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def _judgement(
 
 def _view(observed: Observed, standing: DeploymentView) -> RevisionView:
     pods = [pod for pod in observed.pods_of(standing.revision) if not pod.deleting]
-    problem = _pods_problem(observed, standing.revision)
+    problem = pods_problem(observed, standing.revision)
     return RevisionView(
         revision=standing.revision,
         wanted=standing.replicas,
@@ -180,10 +178,14 @@ def _objects(
     wanted = dict(decision.targets.replicas)
     more: list[Mapping[str, Any]] = []
     fewer: list[Mapping[str, Any]] = []
+    left_alone = False
     for standing in observed.deployments:
         if standing.deleting or standing.template is None:
             continue
         replicas = wanted.pop(standing.revision, 0)
+        if replicas > 0 and observed.autoscaler_of(standing.revision) is not None:
+            left_alone = True  # somebody else's autoscaler writes its number, and nothing else of it changes
+            continue
         # What has never answered has nothing to lose: mended settings of the operator reach it.
         untried = decision.state.stable is None and standing.revision == target and not standing.ready
         obj = (
@@ -199,7 +201,7 @@ def _objects(
     if first is not None:
         traffic = traffic_objects(observed, spec, routed, seen.traffic, decision.targets, first)
     common: tuple[Mapping[str, Any], ...] = ()
-    if more or fewer:
+    if more or fewer or left_alone:
         common = _common(observed, spec, artifact)
     forgotten = _forgotten(observed, spec, decision)
     gone = {deletion.name for deletion in forgotten}
@@ -300,7 +302,7 @@ def _rests_on(observed: Observed, moves: list[SelectStable]) -> tuple[tuple[str,
 def _outcome(observed: Observed, decision: Decision) -> Done[str] | Waiting | Problem:
     state, waiting = decision.state, decision.waiting
     tried = state.canary if state.phase.tries else None
-    problem = _pods_problem(observed, tried) if tried else None
+    problem = pods_problem(observed, tried) if tried else None
     if problem is not None:
         return problem
     if waiting is not None and waiting.stuck:
@@ -321,20 +323,7 @@ def _availability(observed: Observed, revision: str) -> Done[str] | Waiting | Pr
         return Done(f"{ready} of {standing.replicas} pods answer")
     if standing.replicas == 0:
         return Waiting("ScaledToZero", "no pod is wanted")
-    return _pods_problem(observed, revision) or Waiting("Starting", f"revision {revision} is starting")
-
-
-def _pods_problem(observed: Observed, revision: str) -> Problem | None:
-    pods = [pod for pod in observed.pods_of(revision) if not pod.deleting and not pod.ready]
-    problems = [pod_problem(pod, observed.now, _MEMORY_FIELD) for pod in sorted(pods, key=lambda p: p.name)]
-    found = next((p for p in problems if p is not None), None)
-    if found is not None:
-        return found
-    standing = observed.deployment(revision)
-    for kind, status, _, message in standing.conditions if standing else ():
-        if kind == "ReplicaFailure" and status == "True":
-            return Problem("PodRefused", f"the cluster refuses the pods of revision {revision}: {message}")
-    return None
+    return pods_problem(observed, revision) or Waiting("Starting", f"revision {revision} is starting")
 
 
 def _route_outcome(routed: Routed) -> Done[str] | Waiting | Problem | None:

@@ -169,6 +169,15 @@ class RouteClaim:
     keys: frozenset[str]
 
 
+@dataclass(frozen=True, order=True)
+class ForeignAutoscaler:
+    """Somebody else's HorizontalPodAutoscaler on what is ours: its name and what it scales."""
+
+    name: str
+    kind: str
+    target: str
+
+
 @dataclass(frozen=True)
 class Observed:
     """Everything that a plan for one ModelDeployment needs; `now` is in seconds since the epoch."""
@@ -206,12 +215,23 @@ class Observed:
     """None while no activator is heard."""
     external: Mapping[int, External] = field(default_factory=dict)
     """What Prometheus said for scaling, by position in `scaling.metrics`."""
+    autoscalers: tuple[ForeignAutoscaler, ...] = ()
+    """Those of others; Longshore's own is in `live`."""
     budget: Budget | None = None
     """What it shares with others of its namespace; None where the spec names no budget."""
 
     def deployment(self, revision: str) -> DeploymentView | None:
         """Find the Deployment of a revision."""
         return next((d for d in self.deployments if d.revision == revision), None)
+
+    def autoscaler_of(self, revision: str) -> ForeignAutoscaler | None:
+        """Find somebody else's autoscaler that writes the number of a revision's pods."""
+        standing = self.deployment(revision)
+        # At zero an HPA rests (Kubernetes, "Implicit maintenance-mode deactivation").
+        if standing is None or standing.replicas == 0:
+            return None
+        found = (a for a in self.autoscalers if (a.kind, a.target) == ("Deployment", standing.name))
+        return next(found, None)
 
     def job(self, key: str) -> JobView | None:
         """Find the latest attempt for an artifact key."""

@@ -22,12 +22,13 @@ class Kind:
     optional: bool = False
     """A custom resource of somebody else's, which a cluster may lack."""
     made_by: str = MANAGED_BY
-    """The label that says who made an object: the Service's own slices inherit the usual one."""
+    """The label that says who made an object: the Service's own slices inherit the usual one. Empty: objects
+    of others matter too."""
 
     @property
     def selector(self) -> str:
-        """Select what Longshore made."""
-        return f"{self.made_by}={MANAGER}"
+        """Select what Longshore made; empty where everybody's objects are looked at."""
+        return f"{self.made_by}={MANAGER}" if self.made_by else ""
 
     @property
     def api_version(self) -> str:
@@ -52,7 +53,10 @@ POD_DISRUPTION_BUDGET = Kind("policy", "v1", "PodDisruptionBudget", "poddisrupti
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", optional=True)
 GRPC_ROUTE = Kind("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes", optional=True)
-HORIZONTAL_POD_AUTOSCALER = Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+HORIZONTAL_POD_AUTOSCALER = Kind(
+    *("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
+    made_by="",
+)
 SCALED_OBJECT = Kind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", optional=True)
 ENDPOINT_SLICE = Kind(
     *("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),

@@ -102,6 +102,11 @@ def deployment_name(owner: Owner, revision: str) -> str:
     return f"{owner.name}-{revision}"
 
 
+def model_of_deployment(name: str) -> str:
+    """Give the ModelDeployment whose revision a Deployment of this name would be; empty when none."""
+    return name.rpartition("-")[0]
+
+
 def side_service(owner: Owner, side: str) -> str:
     """Name the Service of a side, `stable` or `canary`, that routes weigh."""
     return f"{owner.name}-{side}"
