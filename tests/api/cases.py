@@ -21,9 +21,13 @@ RULES: dict[str, tuple[Spec, str]] = {
         {"model": {"uri": URI, "factory": "model.py:build"}},
         "set model.allowPickle",
     ),
-    "factory-in-a-file-without-opt-in": (
-        {"model": {"uri": URI, "factory": "model.py:build"}},
-        "set model.allowPickle",
+    "custom-metric-without-function": (
+        spec(optimize={"evaluation": {"uri": URI, "metric": "Custom"}}),
+        "metric: Custom and evaluation.function belong together",
+    ),
+    "function-without-custom-metric": (
+        spec(optimize={"evaluation": {"uri": URI, "function": {"uri": URI, "sha256": SHA}}}),
+        "metric: Custom and evaluation.function belong together",
     ),
     "fail-without-gate": (
         spec(optimize={"onMiss": "Fail"}),
@@ -167,14 +171,15 @@ TAKEN: dict[str, Spec] = {
     "whole-number-of-cpus": spec(serving={"resources": {"limits": {"cpu": 2, "memory": "2Gi"}}}),
     "nulls": {"model": {"uri": URI, "sha256": None}, "scaling": {"min": None}, "route": None},
     "empty-parts": spec(optimize={}, serving={}, scaling={}, rollout={}),
-    "factory": {"model": {"uri": URI, "allowPickle": True, "sha256": SHA, "factory": "nets/model.py:build"}},
-    "factory-of-a-package": {"model": {"uri": URI, "factory": "torchvision.models:resnet18"}},
     "whole-float": spec(serving={"batching": {"maxSize": 8.0}}),
     "umlaut-in-uri": {"model": {"uri": "s3://bucket/größe.onnx"}},
     "fixed-space-in-uri": {"model": {"uri": "s3://bucket/a\u00a0b.onnx"}},
     "pinned-pickle": {"model": {"uri": URI, "allowPickle": True, "sha256": SHA}},
     "factory": {"model": {"uri": URI, "allowPickle": True, "sha256": SHA, "factory": "nets/model.py:build"}},
     "factory-of-a-package": {"model": {"uri": URI, "factory": "torchvision.models:resnet18"}},
+    "custom-metric": spec(
+        optimize={"evaluation": {"uri": URI, "metric": "Custom", "function": {"uri": URI, "sha256": SHA}}}
+    ),
     "zero": spec(scaling={"min": 0, "max": 0}),
     "hpa": spec(scaling={"engine": "HPA", "min": 1, "max": 4}),
     "min-above-default-max": spec(scaling={"min": 3}),

@@ -12,6 +12,7 @@ from longshore.api.optimize import Goal, TechniqueName
 from longshore.artifact.manifest import MODEL_NAME, ORIGINAL, Verdict
 
 from longshore_optimizer import modeldir
+from longshore_optimizer.custom_metric import CustomEvaluator
 from longshore_optimizer.data import Dataset
 from longshore_optimizer.decide import Latency, Rules, Trial, gain, refuse
 from longshore_optimizer.errors import Problem, Reason
@@ -20,7 +21,7 @@ from longshore_optimizer.measure import outputs as outputs_file
 from longshore_optimizer.measure.latency import time_models
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
 from longshore_optimizer.measure.protocol import Loaded, Predicted, Timed
-from longshore_optimizer.metrics import Evaluated, Evaluator, Outputs, agreement
+from longshore_optimizer.metrics import Evaluated, Evaluator, Judge, Outputs, agreement
 from longshore_optimizer.request import Request
 from longshore_optimizer.statistics import Drop, Ratio
 from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal
@@ -66,7 +67,7 @@ class Bench:
         self._symbol = 1
         self._batch = 1
         self._reference: Outputs = {}
-        self._evaluator: Evaluator | None = None
+        self._evaluator: Judge | None = None
         self._evaluated: Evaluated | None = None
         self._original_p50 = 0.0
         self._measurable = True
@@ -123,13 +124,7 @@ class Bench:
         self._reference = values
         if self._subject.evaluation is None:
             return trial
-        self._evaluator = Evaluator(
-            self._request.metric,
-            self._subject.evaluation.labels,
-            values,
-            self._request.confidence,
-            self._request.seed,
-        )
+        self._evaluator = self._judge_of(self._subject.evaluation, values)
         self._evaluated = self._evaluator.evaluate(values)
         if not np.isfinite(self._evaluated.value):
             raise Problem(
@@ -139,6 +134,14 @@ class Bench:
                 "(are all classes there?)",
             )
         return replace(trial, metric=self._evaluated.value, drop=Drop(0.0, 0.0))
+
+    def _judge_of(self, evaluation: Dataset, reference: Outputs) -> Judge:
+        request = self._request
+        if request.metric_function is not None:
+            return CustomEvaluator(
+                request.metric_function, evaluation.labels, request.confidence, request.seed, self._scratch
+            )
+        return Evaluator(request.metric, evaluation.labels, reference, request.confidence, request.seed)
 
     def prepare(self) -> ModelFacts:
         """Build the form that techniques start from; gives what is known of it."""

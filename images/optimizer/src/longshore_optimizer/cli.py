@@ -37,6 +37,10 @@ def optimize(
             help="accuracy, top5, precision, recall, f1, rocauc, mae, rmse, r2, agreement, wer, cer, map."
         ),
     ] = "accuracy",
+    metric_function: Annotated[
+        str | None,
+        typer.Option(help="Python file with metric(outputs, labels), in place of --metric; its code runs."),
+    ] = None,
     max_drop: Annotated[
         float, typer.Option(min=0.0, help="Largest loss accepted, in units of the metric.")
     ] = 0.01,
@@ -96,6 +100,7 @@ def optimize(
                 evaluation=evaluation,
                 training=training,
                 metric=metric,
+                metric_function=metric_function,
                 max_drop=max_drop,
                 confidence=confidence,
                 goal=goal,

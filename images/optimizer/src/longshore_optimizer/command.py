@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from longshore.api.base import quantity, seconds
 from longshore.api.model import Format
-from longshore.api.optimize import Export, Goal, OnMiss, TechniqueName
+from longshore.api.optimize import Export, Goal, Metric, OnMiss, TechniqueName
 from longshore.artifact.manifest import Manifest
 from rich.console import Console
 
@@ -40,6 +40,7 @@ class Options:
     evaluation: str | None
     training: str | None
     metric: str
+    metric_function: str | None
     max_drop: float
     confidence: float
     goal: str
@@ -91,7 +92,7 @@ def to_request(options: Options, work: Path, settings: FetchSettings) -> Request
     Raises:
         Problem: InvalidRequest, UnknownMetric, UnknownTechnique or any reason of fetching.
     """
-    metric = parse_metric(options.metric)
+    metric = _metric(options)
     goal = _choice(Goal, options.goal, "--goal")
     on_miss = _choice(OnMiss, options.on_miss, "--on-miss")
     exports = tuple(_choice(Export, e, "--export") for e in options.exports)
@@ -132,7 +133,19 @@ def to_request(options: Options, work: Path, settings: FetchSettings) -> Request
         calibration=_data(options.calibration, work / "calibration", settings, "the calibration data"),
         evaluation=_data(options.evaluation, work / "evaluation", settings, "the evaluation data"),
         training=_data(options.training, work / "training", settings, "the training data"),
+        metric_function=_data(options.metric_function, work / "metric", settings, "the metric function"),
     )
+
+
+def _metric(options: Options) -> Metric:
+    if options.metric_function is not None:
+        return Metric.CUSTOM
+    metric = parse_metric(options.metric)
+    if metric is Metric.CUSTOM:
+        raise Problem(
+            Reason.INVALID_REQUEST, "--metric custom needs the file that computes it: add --metric-function"
+        )
+    return metric
 
 
 def _choice(kind: type[Choice], text: str, option: str) -> Choice:

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from longshore.api.model import SecretReference
-from longshore.api.optimize import Data
+from longshore.api.optimize import Data, Optimize
 from longshore.artifact.job import REQUEST_VARIABLE, JobReport, JobRequest, Outcome, Progress
 from pydantic import ValidationError
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from longshore_optimizer.store.base import Stored
 
 _PARTS = ("calibration", "evaluation", "training")
+_METRIC = "metric"
 
 
 def read_request() -> JobRequest:
@@ -68,6 +69,16 @@ class Inputs:
     data: dict[str, Fetched]
 
 
+def _sources(optimize: Optimize | None) -> dict[str, Data]:
+    """Give what is fetched besides the model, by the name of its part."""
+    if optimize is None:
+        return {}
+    found: dict[str, Data | None] = {part: getattr(optimize, part) for part in _PARTS}
+    if optimize.evaluation is not None:
+        found[_METRIC] = optimize.evaluation.function
+    return {part: source for part, source in found.items() if source is not None}
+
+
 async def fetch_inputs(request: JobRequest, work: Path, settings: FetchSettings) -> Inputs:
     """Fetch the model, then the data sets.
 
@@ -77,10 +88,7 @@ async def fetch_inputs(request: JobRequest, work: Path, settings: FetchSettings)
     credentials_directory("model", request.model.credentials, settings.credentials)
     model = await fetch(request.model.uri, work / "input", settings, request.model.sha256)
     data: dict[str, Fetched] = {}
-    for part in _PARTS if request.optimize is not None else ():
-        source: Data | None = getattr(request.optimize, part)
-        if source is None:
-            continue
+    for part, source in _sources(request.optimize).items():
         own = replace(
             settings, credentials=credentials_directory(part, source.credentials, settings.credentials)
         )
@@ -147,6 +155,7 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport:
             calibration=_path(inputs, "calibration"),
             evaluation=_path(inputs, "evaluation"),
             training=_path(inputs, "training"),
+            metric_function=_path(inputs, _METRIC),
             key=key,
             **settings_of(request.optimize),  # type: ignore[arg-type]
         ),
@@ -169,7 +178,7 @@ def _store_credentials(settings: FetchSettings) -> Path | None:
 def _prepare_work(work: Path) -> None:
     try:
         work.mkdir(parents=True, exist_ok=True)
-        for part in ("input", *_PARTS, "artifact", "original", "chosen", "scratch"):
+        for part in ("input", *_PARTS, _METRIC, "artifact", "original", "chosen", "scratch"):
             shutil.rmtree(work / part, ignore_errors=True)
     except OSError as error:
         raise Problem(

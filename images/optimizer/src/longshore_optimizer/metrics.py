@@ -4,7 +4,7 @@ models."""
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from longshore.api.optimize import Metric
@@ -26,6 +26,7 @@ ALIASES = {
     "agreement": Metric.AGREEMENT, "cosine": Metric.AGREEMENT,
     "wer": Metric.WORD_ERROR_RATE, "worderrorrate": Metric.WORD_ERROR_RATE,
     "cer": Metric.CHARACTER_ERROR_RATE, "charactererrorrate": Metric.CHARACTER_ERROR_RATE,
+    "custom": Metric.CUSTOM,
     "map": Metric.MEAN_AVERAGE_PRECISION, "meanaverageprecision": Metric.MEAN_AVERAGE_PRECISION,
 }  # fmt: skip
 
@@ -53,12 +54,25 @@ class Evaluated:
     """A model's answers on the evaluation data, reduced to what the metric needs.
 
     `scores` are per sample (higher is better) where the metric is a mean of them; `prediction` is what other
-    metrics are computed from.
+    metrics are computed from, and `outputs` are whole where the metric is the user's.
     """
 
     value: float
     scores: NDArray[np.float64] | None
     prediction: Array | None
+    outputs: Outputs | None = None
+
+
+class Judge(Protocol):
+    """What scores candidates: `Evaluator`, or the user's own function."""
+
+    def evaluate(self, outputs: Outputs) -> Evaluated:
+        """Compute the metric for one model."""
+        ...
+
+    def drop(self, original: Evaluated, candidate: Evaluated) -> Drop:
+        """Loss of the candidate against the original with its upper bound."""
+        ...
 
 
 @dataclass(frozen=True)

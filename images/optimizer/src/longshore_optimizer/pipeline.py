@@ -14,6 +14,7 @@ from longshore_optimizer import modeldir
 from longshore_optimizer.candidates import Bench, Subject
 from longshore_optimizer.convert.protocol import Converted
 from longshore_optimizer.convert.run import convert
+from longshore_optimizer.custom_metric import MetricRaisedError
 from longshore_optimizer.data import Dataset, read
 from longshore_optimizer.decide import Decision, Rules, Trial, decide, gate, is_better, missed_limit, refuse
 from longshore_optimizer.errors import Problem, Reason
@@ -164,7 +165,7 @@ def read_data(request: Request, runnable: Runnable) -> tuple[Dataset | None, Dat
         calibration = read(request.calibration, "calibration", runnable.inputs)
     if request.evaluation is not None:
         evaluation = read(request.evaluation, "evaluation", runnable.inputs)
-        if evaluation.labels is None and request.metric is not Metric.AGREEMENT:
+        if evaluation.labels is None and request.metric not in (Metric.AGREEMENT, Metric.CUSTOM):
             raise Problem(
                 Reason.LABELS_MISSING,
                 f"the metric {request.metric.value} needs labels: add an array `labels` to the evaluation "
@@ -192,7 +193,12 @@ def _search(request: Request, subject: Subject, reporter: Reporter, left: Left) 
     )
     notes = [*request.notes, *_same_data_note(request)]
     with Bench(request, subject, left) as bench:
-        original = bench.original()
+        try:
+            original = bench.original()
+        except MetricRaisedError as error:
+            if request.on_miss is OnMiss.FAIL:
+                raise
+            return _unjudged(request, subject, str(error))
         reporter.trial(original)
         facts = bench.prepare()
         target = TargetFacts(
@@ -228,6 +234,20 @@ def _search(request: Request, subject: Subject, reporter: Reporter, left: Left) 
     return Result(
         request, subject.path, final, subject.runnable, original, decision, facts=facts, notes=tuple(notes)
     )
+
+
+def _unjudged(request: Request, subject: Subject, message: str) -> Result:
+    """Leave the model as it is where nothing can be judged, and tell why in the report."""
+    reason = "the metric function fails on the original's own outputs, so no candidate could be judged"
+    original = Trial(
+        Bench.original_proposal(),
+        size_bytes=modeldir.onnx_size(subject.path),
+        verdict=Verdict.CHOSEN,
+        reason=reason,
+    )
+    decision = Decision(ORIGINAL, reason, (), any_within_drop=False)
+    notes = (*request.notes, message)
+    return Result(request, subject.path, subject.path, subject.runnable, original, decision, notes=notes)
 
 
 def _try_all(

@@ -37,6 +37,7 @@ class Request:
     evaluation: Path | None = None
     training: Path | None = None
     metric: Metric = Metric.ACCURACY
+    metric_function: Path | None = None
     max_drop: float = 0.01
     confidence: float = 0.95
     goal: Goal = Goal.LATENCY
@@ -95,7 +96,9 @@ def artifact_key(
         for part in ("calibration", "evaluation", "training"):
             if settings.get(part):
                 settings[part] = {
-                    k: v for k, v in settings[part].items() if k not in ("uri", "credentials", "sha256")
+                    k: v
+                    for k, v in settings[part].items()
+                    if k not in ("uri", "credentials", "sha256", "function")
                 }
     content: dict[str, object] = {
         "input": input_sha256,

@@ -66,6 +66,7 @@ class Metric(StrEnum):
     WORD_ERROR_RATE = "WordErrorRate"
     CHARACTER_ERROR_RATE = "CharacterErrorRate"
     MEAN_AVERAGE_PRECISION = "MeanAveragePrecision"
+    CUSTOM = "Custom"
 
 
 class Export(StrEnum):
@@ -99,8 +100,22 @@ class Data(Part):
     )
 
 
+class Function(Data):
+    """A Python file with `metric(outputs, labels)`. Naming it lets its code run, without network."""
+
+    sha256: Sha256 = Field(description="SHA-256 of the file; other code does not run.")
+
+
 class Evaluation(Data):
     """Held-out data that decides whether a candidate is good enough; never used to calibrate."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.function) == (has(self.metric) && self.metric == 'Custom')",
+            "metric: Custom and evaluation.function belong together: give both or neither",
+            lambda e: (e.function is not None) == (e.metric is Metric.CUSTOM),
+        ),
+    )
 
     metric: Metric = Field(default=Metric.ACCURACY, description="What is measured on the data.")
     max_drop: float = Field(
@@ -111,6 +126,9 @@ class Evaluation(Data):
     )
     confidence: float = Field(
         default=0.95, ge=0.5, le=0.9999, description="Confidence of the bound on the loss, one-sided."
+    )
+    function: Function | None = Field(
+        default=None, description="What computes metric Custom: a number, or one a sample; higher is better."
     )
 
 

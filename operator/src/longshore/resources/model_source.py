@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from longshore.api.model import Model
-from longshore.api.optimize import Optimize
+from longshore.api.optimize import Data, Optimize
 from longshore.artifact.job import REQUEST_VARIABLE, JobRequest, Target
 from longshore.resources.names import Owner
 from longshore.resources.pod import environment, harden
@@ -133,6 +133,7 @@ def _secrets(model: Model, optimize: Optimize | None, settings: Settings) -> dic
             "calibration": optimize.calibration,
             "evaluation": optimize.evaluation,
             "training": optimize.training,
+            "metric": optimize.evaluation.function if optimize.evaluation else None,
         }
         found |= {role: d.credentials.secret_name for role, d in data.items() if d and d.credentials}
     if settings.store_secret:
@@ -141,6 +142,9 @@ def _secrets(model: Model, optimize: Optimize | None, settings: Settings) -> dic
 
 
 def _claims(model: Model, optimize: Optimize | None) -> tuple[str, ...]:
-    data = (optimize.calibration, optimize.evaluation, optimize.training) if optimize else ()
+    data: tuple[Data | None, ...] = ()
+    if optimize is not None:
+        function = optimize.evaluation.function if optimize.evaluation else None
+        data = (optimize.calibration, optimize.evaluation, optimize.training, function)
     parts = [urlsplit(uri) for uri in (model.uri, *(d.uri for d in data if d))]
     return tuple(dict.fromkeys(part.netloc for part in parts if part.scheme == "pvc"))

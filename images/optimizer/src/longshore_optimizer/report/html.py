@@ -26,6 +26,7 @@ th:first-child, td:first-child, th:last-child, td:last-child { text-align: left;
 td:last-child { white-space: normal; min-width: 16rem; }
 tr.chosen { font-weight: 600; }
 .verdict { border-radius: .6rem; padding: 0 .5rem; color: #fff; font-size: .85rem; }
+li { white-space: pre-wrap; overflow-wrap: anywhere; }
 svg { max-width: 100%; height: auto; } svg text { fill: currentColor; font-size: 12px; }
 footer { color: #888; font-size: .85rem; margin-top: 2rem; overflow-wrap: anywhere; }
 """

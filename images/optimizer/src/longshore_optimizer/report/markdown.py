@@ -13,7 +13,7 @@ def render(manifest: Manifest) -> str:
     """Write the report; text from the model or from libraries is escaped."""
     front = words.on_front(manifest)
     lines = ["# What the optimizer measured", "", words.summary(manifest), ""]
-    lines += [f"- {note}" for note in manifest.notes] + ([""] if manifest.notes else [])
+    lines += [_note(note) for note in manifest.notes] + ([""] if manifest.notes else [])
     lines += [_row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
     for c in manifest.candidates:
         name = f"**{c.name}**" if c.name == manifest.chosen else c.name
@@ -47,6 +47,12 @@ def render(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _note(text: str) -> str:
+    """One item of a list; further lines, such as a traceback's, stand in it as code."""
+    first, *rest = text.strip().splitlines()
+    return "\n".join([f"- {first}", *([""] if rest else []), *(f"      {line}" for line in rest)])
 
 
 def _row(cells: Sequence[str]) -> str:
