@@ -172,3 +172,14 @@ def test_autoscalers_of_anything_else_are_nobodys() -> None:
     autoscaler(world, "Deployment", "web", "two")
     autoscaler(world, "Deployment", "shop-web", "three")
     assert world.observed().autoscalers == ()
+
+
+def test_a_schedule_that_cannot_be_read_is_named_and_the_rest_is_followed() -> None:
+    daily = {"start": "0 8 * * *", "duration": "8h", "min": 2}
+    moon = {**daily, "timeZone": "Moon/Far_Side"}
+    world = model(scaling={"min": 1, "max": 3, "schedules": [daily, {**daily, "start": "61 8 * * *"}, moon]})
+    told = world.condition("FieldsSupported")["message"]
+    assert "spec.scaling.schedules[1] ('61' is not within 0-59)" in told
+    assert "spec.scaling.schedules[2] (time zone 'Moon/Far_Side' is not known here" in told
+    assert "schedules[0]" not in told
+    assert world.condition("Ready")["status"] == "True"

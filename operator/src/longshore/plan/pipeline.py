@@ -17,6 +17,7 @@ from longshore.plan.artifact import Artifact
 from longshore.plan.deletion import finalizers, plan_deletion
 from longshore.plan.outcome import Done, Facts, Notice, Plan, Problem, Waiting
 from longshore.plan.revision import revision_of
+from longshore.plan.scaling.schedule import unreadable
 from longshore.plan.state import Observed
 from longshore.plan.supported import unsupported_fields
 from longshore.resources.names import RETRY
@@ -183,6 +184,7 @@ def _facts(
         unsupported=(
             *unsupported_fields(spec),
             *_cannot_sleep(observed, spec),
+            *(f"spec.{field}" for field in _unreadable_schedules(spec)),
             *(f"spec.{field}" for field in autoscaler.unexpressed),
             *(f"{f} (unknown to this version)" for f in unknown_fields(observed.spec)),
         ),
@@ -200,6 +202,10 @@ def _facts(
 
 def _stable(serving: serve_stage.ServeStage) -> str | None:
     return serving.stable.revision if serving.stable else None
+
+
+def _unreadable_schedules(spec: Spec) -> tuple[str, ...]:
+    return unreadable(spec.scaling.schedules) if spec.scaling.engine is Engine.BUILTIN else ()
 
 
 def _cannot_sleep(observed: Observed, spec: Spec) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Floors for parts of the day or week: five cron fields, a length, a time zone."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -72,6 +73,17 @@ def active(schedule: Schedule, now: float) -> bool:
             start = day.replace(hour=latest[0], minute=latest[1], second=0, microsecond=0, fold=0)
             return start.timestamp() <= now < start.timestamp() + length
     return False
+
+
+def unreadable(schedules: Iterable[Schedule]) -> tuple[str, ...]:
+    """Give what is wrong with schedules, one sentence for each that cannot be followed."""
+    found = []
+    for number, schedule in enumerate(schedules):
+        try:
+            _parsed(schedule.start, schedule.time_zone)
+        except ScheduleError as error:
+            found.append(f"scaling.schedules[{number}] ({error})")
+    return tuple(found)
 
 
 @lru_cache(maxsize=4096)
