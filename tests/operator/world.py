@@ -6,7 +6,7 @@ so that tables and properties over thousands of states stay fast. The real API s
 
 import copy
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -73,6 +73,7 @@ class World:
         self.gateway_api = False
         self.accepts: set[str] | None = None
         """Kinds of routes that the gateway takes at once; None: there is no gateway."""
+        self.notify: Callable[..., None] = lambda owner, pending, urls: None
         self.kill_at: int | None = None
         """Number of the write, counted from 0, before which the operator ends."""
         self._applied: dict[tuple[str, str], Object] = {}
@@ -100,9 +101,13 @@ class World:
             self.settings,
             self.metrics,
             examine=self._examine,
+            notify=self._tell,
             clock=lambda: self.now,
         )
         self.hear()
+
+    def _tell(self, *what: Any) -> None:
+        self.notify(*what)
 
     def _examine(self, observed: Observed, revision: str) -> None:
         """Nothing was recorded, so a new revision is asked nothing."""

@@ -9,6 +9,7 @@ from typing import Any
 from longshore.changes import stamped, stands
 from longshore.cluster import Cluster, ClusterError
 from longshore.index import Index
+from longshore.plan.outbox import outbox, urls_of
 from longshore.plan.outcome import Notice, Plan
 from longshore.plan.state import Observed
 from longshore.resources.kinds import CHILDREN, EVENT, MODEL_DEPLOYMENT, kind_of
@@ -64,19 +65,29 @@ def _stands(index: Index, wanted: Mapping[str, Any], live: Mapping[str, Any] | N
     return True
 
 
-async def write_status(cluster: Cluster, index: Index, observed: Observed, plan: Plan) -> int:
+async def write_status(
+    cluster: Cluster, index: Index, observed: Observed, plan: Plan, delivered: frozenset[str] = frozenset()
+) -> int:
     """Write events, then status, each only if something changed; gives the number of writes.
 
     Events come first and carry a name made from what they say: after a crash between the two they are
-    written again under the same name, and refused as known.
+    written again under the same name, and refused as known. What web hooks shall be told is written with the
+    status; `delivered` names what they took.
     """
     if plan.facts is None:
         return 0
     status = build_status(observed.status, plan.facts, observed.generation, observed.now)
-    notices = (*plan.notices, *transitions(observed.status, status))
+    notices = [(_identity(observed, n), n) for n in (*plan.notices, *transitions(observed.status, status))]
     writes = 0
-    for notice in notices:
-        writes += await _record(cluster, observed, notice)
+    for identity, notice in notices:
+        writes += await _record(cluster, observed, identity, notice)
+    if urls_of(observed.spec):
+        waiting = outbox(observed.status.get("notifications", ()), notices, delivered, observed.now)
+        if waiting.given_up:
+            key = f"{observed.owner.namespace}/{observed.owner.name}"
+            _LOGGER.warning("%d notifications are given up", waiting.given_up, extra={"key": key})
+        if waiting.pending:
+            status["notifications"] = list(waiting.pending)
     if says_more(observed.status, status):
         owner = observed.owner
         obj = {
@@ -162,15 +173,28 @@ async def _set_finalizers(
     return 1
 
 
-async def _record(cluster: Cluster, observed: Observed, notice: Notice) -> int:
+def _identity(observed: Observed, notice: Notice) -> str:
+    """Name what is told; the same again after a crash, and another when it happens another time."""
+    told = "/".join(
+        (
+            observed.owner.uid,
+            str(observed.generation),
+            notice.reason,
+            notice.message,
+            _condition_times(observed),
+        )
+    )
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+async def _record(cluster: Cluster, observed: Observed, identity: str, notice: Notice) -> int:
     owner = observed.owner
-    told = f"{owner.uid}/{observed.generation}/{notice.reason}/{notice.message}/{_condition_times(observed)}"
     moment = datetime.fromtimestamp(observed.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     event: Mapping[str, Any] = {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
-            "name": f"{owner.name}.{hashlib.sha256(told.encode()).hexdigest()[:16]}",
+            "name": f"{owner.name}.{identity}",
             "namespace": owner.namespace,
         },
         "involvedObject": {

@@ -29,12 +29,22 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.notifications = Counter(
+            "longshore_notifications_total",
+            "Tries to tell a web hook of a transition, by result.",
+            ["result"],
+            registry=self.registry,
+        )
         self.depth = Gauge("longshore_queue_depth", "Keys that wait for a worker.", registry=self.registry)
         self.stuck = Gauge(
             "longshore_queue_oldest_seconds", "Age of the oldest key in the queue.", registry=self.registry
         )
         self.leader = Gauge("longshore_leader", "1 while this process leads.", registry=self.registry)
         self.models = Gauge("longshore_modeldeployments", "ModelDeployments seen.", registry=self.registry)
+
+    def notified(self, result: str) -> None:
+        """Count a try to tell a web hook."""
+        self.notifications.labels(result).inc()
 
     def told(self, verb: str, kind: str) -> None:
         """Count a request to the API server."""

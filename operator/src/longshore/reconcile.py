@@ -3,9 +3,9 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from longshore.apply import NameTakenError, apply_plan, remove_answered, write_status
 from longshore.cluster import Cluster, ClusterError
@@ -13,11 +13,13 @@ from longshore.index import Index, Key
 from longshore.metrics import Metrics
 from longshore.observe import observe
 from longshore.plan.analysis.questions import Questions
+from longshore.plan.outbox import urls_of
 from longshore.plan.outcome import Plan, Problem
 from longshore.plan.pipeline import make_plan
 from longshore.plan.scaling.queries import MetricQuery
 from longshore.plan.state import Activation, Observed
 from longshore.resources.kinds import CHILDREN, MODEL_DEPLOYMENT
+from longshore.resources.names import Owner
 from longshore.senses import Senses
 from longshore.settings import Settings
 from longshore.store import ArtifactStore
@@ -41,6 +43,9 @@ class Reconciler:
         activate: Callable[[Key, Activation | None], None] = lambda key, activation: None,
         inquire: Callable[[Key, Questions | None], None] = lambda key, questions: None,
         follow: Callable[[Key, tuple[MetricQuery, ...]], None] = lambda key, queries: None,
+        notify: Callable[
+            [Owner, Sequence[Mapping[str, Any]], Sequence[str]], None
+        ] = lambda owner, pending, urls: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
@@ -51,6 +56,7 @@ class Reconciler:
         self._examine = examine
         self._activate = activate
         self._inquire = inquire
+        self._notify = notify
         self._follow = follow
         self._clock = clock
         self._store = ArtifactStore(settings.store_plain_http)
@@ -67,6 +73,7 @@ class Reconciler:
                 self._senses.forget(key)
                 self._activate(key, None)
                 self._inquire(key, None)
+                self._notify(Owner(key[0], key[1], ""), (), ())
                 self._follow(key, ())
                 return None
             plan = make_plan(observed)
@@ -105,9 +112,11 @@ class Reconciler:
         if writes > 0 and not observed.status:
             # The children's own controllers answer within a moment: one status write instead of two.
             return min(SECOND_LOOK, plan.requeue_after or SECOND_LOOK)
-        told = await write_status(self._cluster, self._index, observed, plan)
+        taken = self._senses.delivered.get(key, frozenset())
+        told = await write_status(self._cluster, self._index, observed, plan, taken)
         told += await remove_answered(self._cluster, self._index, observed, plan)
         self._remember(key, observed, plan)
+        self._tell(key, observed)
         if writes or told:
             phase = plan.facts.phase if plan.facts else "Deleting"
             log.info("reconciled with %d writes", writes + told, extra={"phase": phase})
@@ -115,6 +124,13 @@ class Reconciler:
             # What status remembers may ask for more, and no watch tells of one's own writes.
             return min(NEXT_LOOK, plan.requeue_after or NEXT_LOOK)
         return plan.requeue_after
+
+    def _tell(self, key: Key, observed: Observed) -> None:
+        """Let web hooks know of what stands in status to be told."""
+        root = self._index.root(key)
+        if root is not None:
+            pending = root.get("status", {}).get("notifications", ())
+            self._notify(observed.owner, pending, urls_of(observed.spec))
 
     def _remember(self, key: Key, observed: Observed, plan: Plan) -> None:
         """Keep what the next plan needs, and start what this one asks for."""

@@ -27,6 +27,8 @@ class Senses:
     preflight: dict[Key, PreflightView] = field(default_factory=dict)
     answers: dict[Key, Answers] = field(default_factory=dict)
     """What Prometheus servers and web hooks said of a canary."""
+    delivered: dict[Key, frozenset[str]] = field(default_factory=dict)
+    """Entries of `status.notifications` that every web hook took."""
     activators: Callable[[Key], ActivatorView | None] | None = None
     """Tells what the activators know of a model; None where there are none."""
 
@@ -40,6 +42,7 @@ class Senses:
             self.scaled,
             self.preflight,
             self.answers,
+            self.delivered,
             self.external,
         ):
             known.pop(key, None)

@@ -81,6 +81,16 @@ class Optimization(Part):
     omitted: int = Field(default=0, ge=0, description="Candidates left out of the table here.")
 
 
+class PendingNotification(Part):
+    """A transition that not every web hook has been told of yet."""
+
+    id: ShortText = Field(description="The same each time it is told: a web hook may get it twice.")
+    time: Time = Field(description="When it happened.")
+    type: ShortText = Field(description="Normal or Warning.")
+    reason: ShortText = Field(description="One word for programs.")
+    message: Text = Field(default="", description="A sentence for people.")
+
+
 class Status(Part):
     """What stands."""
 
@@ -113,6 +123,10 @@ class Status(Part):
         default=None,
         description="What the operator learned of the load, for after a restart; not for other programs.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    notifications: Annotated[tuple[PendingNotification, ...], Field(max_length=16)] | None = Field(
+        default=None,
+        description="Transitions that not every web hook has been told of yet, the oldest first.",
     )
     url: Reference | None = Field(default=None, description="Where to send requests.")
     replicas: int | None = Field(default=None, ge=0, description="Pods there are, for the scale subresource.")

@@ -67,11 +67,6 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         lambda s: s.rollout.affinity is not None and s.route is None,
         "without spec.route a Service divides requests, and users may change between revisions; add a route",
     ),
-    (
-        "rollout.notifications",
-        lambda s: bool(s.rollout.notifications),
-        "no web hook is told; watch the events",
-    ),
 )
 
 
