@@ -1,4 +1,4 @@
-"""Killed between any two writes of a rollout through a gateway: the same end, and never a weight into nothing."""
+"""Killed between any two writes of a rollout through a gateway: one end, and never a weight into nothing."""
 
 from typing import Any
 

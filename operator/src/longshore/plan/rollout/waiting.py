@@ -49,8 +49,14 @@ def stage_waits(policy: Policy, state: RolloutState, seen: Seen, stage: Stage) -
     if short is not None:
         return short
     if not in_force(policy, state, seen):
-        return Waiting("WaitingForRoute", f"waiting until weight {stage.weight} % is in force")
+        return Waiting("WaitingForRoute", f"waiting until {_what_stands(stage)}")
     return _evidence_waits(policy, state, seen, stage)
+
+
+def _what_stands(stage: Stage) -> str:
+    if stage.mirror:
+        return "requests are mirrored: nothing here mirrors them, so promote it or take another strategy"
+    return "the preview is in force" if stage.preview else f"weight {stage.weight} % is in force"
 
 
 def waiting_of(policy: Policy, state: RolloutState, seen: Seen) -> Waiting | None:
