@@ -60,6 +60,18 @@ generate: $(SYNCED) ## Write what is made from the API types: crds/, the chart's
 test-fast: $(SYNCED) ## Run the tests that need no cluster (some start a real API server)
 	$(VENV)/bin/pytest -m "not cluster and not node"
 
+PYTHONS ?= 3.12 3.13 3.14
+
+.PHONY: test-pythons
+test-pythons: $(SYNCED) ## Run the tests of pure code on the other Pythons: make test-pythons PYTHONS="3.13 /usr/bin/python3.14"
+	@for version in $(PYTHONS); do \
+	  echo "Python $$version" >&2; \
+	  export UV_PROJECT_ENVIRONMENT=.cache/python-$$(basename $$version); \
+	  $(UV) sync --quiet --frozen --all-packages --all-extras --python $$version; \
+	  $$UV_PROJECT_ENVIRONMENT/bin/python -m pytest -q -m "not cluster and not node and not apiserver" \
+	    tests/api tests/operator tests/activator; \
+	done
+
 .PHONY: test
 test: lint ## Run everything, from nothing: checks, fast tests, the cluster itself, then what runs on it
 	@$(CLUSTER_TOOL) host
