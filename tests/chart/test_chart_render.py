@@ -60,6 +60,7 @@ EVERYTHING: dict[str, Any] = {
         "env": [{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}],
     },
     "activator": {"enabled": True, "replicas": 3},
+    "packSmallModels": True,
     "networkPolicy": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
     "serviceAccount": {"annotations": {"cloud.example/role": "longshore"}},
     "monitoring": {
@@ -249,6 +250,7 @@ def test_images_come_from_one_place_and_each_can_be_named(helm: Helm) -> None:
     assert settings["LONGSHORE_IMAGE_PULL_SECRETS"] == "pull"
     assert settings["LONGSHORE_STORE_SECRET"] == "artifacts"
     assert settings["LONGSHORE_PROMETHEUS"] == "http://prometheus:9090"
+    assert settings["LONGSHORE_PACK_SMALL_MODELS"] == "true"
     assert settings["HTTPS_PROXY"] == "http://proxy.example:3128"
 
 

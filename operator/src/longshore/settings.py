@@ -47,6 +47,9 @@ class Settings(BaseModel):
         default=None,
         description="Address of the Prometheus that scrapes the pods: for KEDA's triggers, GPU utilization.",
     )
+    pack_small_models: bool = Field(
+        default=False, description="Ask the scheduler to put pods of small models onto few nodes."
+    )
     store_secret: str | None = Field(
         default=None, description="Secret with the store's credentials, in every namespace that uses it."
     )

@@ -47,6 +47,13 @@ def run(
     prometheus: Annotated[
         str | None, typer.Option(help="Prometheus that scrapes the pods.", envvar="LONGSHORE_PROMETHEUS")
     ] = None,
+    pack_small_models: Annotated[
+        bool,
+        typer.Option(
+            help="Ask the scheduler to put pods of small models onto few nodes.",
+            envvar="LONGSHORE_PACK_SMALL_MODELS",
+        ),
+    ] = False,
     store_secret: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +110,7 @@ def run(
         activator_token=activator_token,
         activator_namespace=activator_namespace,
         prometheus=prometheus,
+        pack_small_models=pack_small_models,
         store_secret=store_secret,
         node_registries=tuple(NodeRegistry.parse(text) for text in node_registry or ()),
         plain_http_registries=tuple(plain_http_registry or ()),

@@ -23,6 +23,7 @@ from longshore.resources.names import (
     Owner,
     deployment_name,
 )
+from longshore.resources.packing import is_small, packed
 from longshore.resources.pod import pod_spec
 from longshore.runtimes.base import MODEL_PATH, ContainerInput, Runtime
 from longshore.settings import Settings
@@ -66,6 +67,8 @@ def pod_template(
     if not image:
         spec["initContainers"] = [fetch_container(owner, source, settings, MODEL_PATH)]
     spec["terminationGracePeriodSeconds"] = runtime.grace_period(serving)
+    if settings.pack_small_models and is_small(resources["requests"]):
+        spec["affinity"] = packed(owner)
     spec |= _placement(overlay)
     secrets = [*settings.image_pull_secrets, *(s.secret_name for s in overlay.image_pull_secrets)]
     if secrets:
