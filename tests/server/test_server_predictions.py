@@ -1,6 +1,7 @@
 """What a model predicts is counted in bins that two revisions share."""
 
 import asyncio
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def counted(
     batches: list[tuple[list[int], list[np.ndarray]]], *datatypes: object, batched: bool = True
 ) -> dict:
     memory = PredictionMemory(2)
-    predictions = Predictions(memory.row(1))
+    predictions = Predictions(memory.row(1), lambda: 0.0)
     group = Group(((1,),), batched, CostModel())
     for moment, (rows, arrays) in enumerate(batches):
         works = [Work(group, count, (), 0.0, None) for count in rows]
@@ -84,12 +85,22 @@ def test_other_shapes_and_types_are_counted_by_their_mean_or_not_at_all() -> Non
 
 def test_at_most_a_thousand_batches_a_second_count() -> None:
     memory = PredictionMemory(1)
-    predictions = Predictions(memory.row(0))
+    predictions = Predictions(memory.row(0), lambda: 0.0)
     work = [Work(Group(((1,),), True, CostModel()), 1, (), 0.0, None)]
     outputs = Outputs(signature(FP32), [np.array([[0.1, 0.9]], np.float32)], True)
     for tick in range(5000):
         predictions.observe(work, outputs, tick * 1e-4)
     assert 450 <= told(memory.exposition(""))["class"][1] <= 510
+
+
+def test_wide_outputs_are_counted_less_often() -> None:
+    memory, ticks = PredictionMemory(1), itertools.count()
+    predictions = Predictions(memory.row(0), lambda: next(ticks) * 1e-4)  # each count takes 0.1 ms
+    work = [Work(Group(((1,),), True, CostModel()), 1, (), 0.0, None)]
+    outputs = Outputs(signature(FP32), [np.array([[0.1, 0.9]], np.float32)], True)
+    for tick in range(5000):
+        predictions.observe(work, outputs, tick * 1e-4)
+    assert 49 <= told(memory.exposition(""))["class"][1] <= 50
 
 
 async def test_what_is_answered_is_counted(tmp_path: Path) -> None:

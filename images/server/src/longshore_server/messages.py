@@ -8,7 +8,9 @@ protos --descriptor_set_out=protos/descriptors.binpb protos/*.proto`.
 from importlib.resources import files
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pool, message_factory
+
+from longshore_server import wire
 
 
 class Messages:
@@ -18,8 +20,9 @@ class Messages:
         """Read the descriptors: a few milliseconds."""
         self._pool = descriptor_pool.DescriptorPool()
         content = files("longshore_server").joinpath("protos/descriptors.binpb").read_bytes()
-        for file in descriptor_pb2.FileDescriptorSet.FromString(content).file:
-            self._pool.Add(file)
+        # Field 1 of FileDescriptorSet. Its own class takes longer to import than all else here.
+        for _, file in wire.fields(content):
+            self._pool.AddSerializedFile(file)
 
     def type(self, name: str) -> Any:
         """The class of the message with this full name."""

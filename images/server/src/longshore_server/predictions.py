@@ -2,12 +2,14 @@
 
 Classes fall into 64 bins by their number (or the hash of their name). Values fall into bins of a binary
 logarithm with 32 steps an octave, of either sign, so no range need be known beforehand. Of each batch a few
-requests count, of each of them the first row, and of batches at most a thousand a second: requests are
-independent of each other, rows of one request are not, and counting must cost next to nothing.
+requests count, of each of them the first row, and of batches at most a thousand a second, fewer when that
+would take more than a hundredth of the time: requests are independent of each other, rows of one request are
+not, and counting must cost next to nothing.
 """
 
 import math
 import mmap
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -30,6 +32,7 @@ _ZERO = _CLASSES + _SIDE
 _NAN = _ZERO + _SIDE + 1
 _WIDTH = _NAN + 1
 _INTERVAL = 1e-3
+_SHARE = 0.01  # the most of the time that counting may take: wide outputs are counted less often
 _REQUESTS = 4
 _ELEMENTS = 4096
 
@@ -61,9 +64,10 @@ class PredictionMemory:
 class Predictions:
     """Counts what one worker's model predicts."""
 
-    def __init__(self, row: "memoryview[float]") -> None:
-        """`row` is written by this worker only."""
+    def __init__(self, row: "memoryview[float]", clock: Callable[[], float] = time.perf_counter) -> None:
+        """`row` is written by this worker only; `clock` in seconds measures what counting costs."""
         self._row = row
+        self._clock = clock
         self._due = 0.0
         self._count: Callable[[Outputs, int], None] | None = None
 
@@ -71,7 +75,7 @@ class Predictions:
         """Count a batch's answers, if it is time again; `now` in seconds on any monotonic clock."""
         if now < self._due:
             return
-        self._due = now + _INTERVAL
+        began = self._clock()
         count = self._count
         if count is None:
             count = self._count = self._chosen(outputs)
@@ -80,6 +84,7 @@ class Predictions:
             if work.rows:
                 count(outputs, start)
             start += work.rows
+        self._due = now + max(_INTERVAL, (self._clock() - began) / _SHARE)
 
     def _chosen(self, outputs: "Outputs") -> "Callable[[Outputs, int], None]":
         """Choose once what of a model's outputs is its class, and what its value.
