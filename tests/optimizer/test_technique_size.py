@@ -112,3 +112,26 @@ def test_what_only_saves_bytes_is_tried_last_unless_bytes_are_the_goal() -> None
         proposals, _ = propose([TechniqueName.AUTO], facts, TargetFacts(calibration=True, goal=goal))
         flags = [p.size_only for p in proposals]
         assert (flags == sorted(flags)) == (goal is not Goal.SIZE)
+
+
+def test_embeddings_of_half_a_byte_beside_products_of_a_byte(tmp_path: Path) -> None:
+    table = RNG.standard_normal((2000, 64)).astype(np.float32) * RNG.uniform(0.2, 2, (2000, 1))
+    weights = {"table": table.astype(np.float32), "w": RNG.standard_normal((64, 64)).astype(np.float32) / 8}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "i"], ["g"], name="g"),
+            helper.make_node("MatMul", ["g", "w"], ["y"], name="m"),
+        ],
+        "lookup",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])],
+        [numpy_helper.from_array(v, k) for k, v in weights.items()],
+    )
+    save(tmp_path / "model.onnx", graph)
+    settings = {"operators": ["MatMul"], "perChannel": True, "reduceRange": False, "tableClusters": 16}
+    small = applied(TechniqueName.DYNAMIC_INT8, tmp_path / "model.onnx", tmp_path, **settings)
+    assert small.stat().st_size * 6.5 < (tmp_path / "model.onnx").stat().st_size
+    feeds = {"i": np.arange(500)}
+    exact, given = (outputs(p, feeds) for p in (tmp_path / "model.onnx", small))
+    cosine = np.sum(exact * given, -1) / np.linalg.norm(exact, axis=-1) / np.linalg.norm(given, axis=-1)
+    assert cosine.min() > 0.98

@@ -8,7 +8,7 @@ import onnx
 from longshore.api.optimize import TechniqueName
 from onnx import TensorProto
 
-from longshore_optimizer.techniques import onnxfile
+from longshore_optimizer.techniques import onnxfile, weight_sharing
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work
 
 _MATMUL = ("MatMul", "Gemm", "Attention", "LSTM")
@@ -31,7 +31,7 @@ class DynamicInt8:
         return None
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
-        """Matrix products, per channel and per tensor; embeddings too where there are any."""
+        """Matrix products, per channel and per tensor; embeddings too where there are any, in 8 or 4 bits."""
         reduced = not target.vnni
         shared = {"reduceRange": reduced}
         proposals = []
@@ -43,6 +43,8 @@ class DynamicInt8:
                     {"operators": [*_MATMUL, "Gather"], "perChannel": True, **shared},
                 )
             )
+            parameters = {"operators": [*_MATMUL], "perChannel": True, "tableClusters": 16, **shared}
+            proposals.append(Proposal("dynamic-int8-shared-tables", self.name, parameters))
         proposals.append(
             Proposal("dynamic-int8", self.name, {"operators": [*_MATMUL], "perChannel": True, **shared}),
         )
@@ -56,7 +58,20 @@ class DynamicInt8:
     def apply(self, work: Work) -> None:
         """Quantize."""
         staged = work.scratch / f"{work.out.stem}-quantized.onnx"
-        onnxfile.save(quantize(onnxfile.load(work.model), work.parameters, staged), work.out)
+        model = quantize(onnxfile.load(work.model), work.parameters, staged)
+        if "tableClusters" in work.parameters:
+            weight_sharing.share(model, int(work.parameters["tableClusters"]), tables(model))
+        onnxfile.save(model, work.out)
+
+
+def tables(model: onnx.ModelProto) -> set[str]:
+    """Weights that are only looked up in: embeddings of tokens and positions."""
+    read: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for position, name in enumerate(node.input):
+            looked_up = node.op_type in ("Gather", "Slice") and position == 0
+            read.setdefault(name, set()).add("table" if looked_up else "other")
+    return {name for name, kinds in read.items() if kinds == {"table"}}
 
 
 def quantize(model: onnx.ModelProto, parameters: Mapping[str, Any], staged: Path) -> onnx.ModelProto:

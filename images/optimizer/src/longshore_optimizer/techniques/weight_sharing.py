@@ -1,5 +1,7 @@
 """Weight sharing: each tensor keeps a few distinct values, found by k-means; the file holds their numbers."""
 
+from collections.abc import Set
+
 import numpy as np
 import onnx
 from longshore.api.optimize import TechniqueName
@@ -47,14 +49,16 @@ class WeightSharing:
         onnxfile.save(model, work.out)
 
 
-def share(model: onnx.ModelProto, clusters: int) -> int:
-    """Replace large weights by codebook, numbers and channel scales, in place; gives how many.
+def share(model: onnx.ModelProto, clusters: int, only: Set[str] | None = None) -> int:
+    """Replace large weights (of those named in `only`) by codebook, numbers and channel scales, in place.
 
     `clusters` is at most 256; up to 16, two weights share a byte, by a codebook of pairs.
+    Gives how many were replaced.
     """
     graph = model.graph
     nodes: list[onnx.NodeProto] = []
-    shared = editing.replaceable(model, _LEAST_ELEMENTS)
+    large = editing.replaceable(model, _LEAST_ELEMENTS)
+    shared = {n: v for n, v in large.items() if only is None or n in only}
     for name, values in shared.items():
         scale = channel_scale(values)
         codebook, codes = cluster(values / scale, clusters)

@@ -1,0 +1,92 @@
+"""ONNX Runtime's own defaults beside what was chosen: same data, same gate, timed in the same rounds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from longshore.api.optimize import Metric
+from longshore_optimizer.data import batches, read
+from longshore_optimizer.decide import Latency
+from longshore_optimizer.measure import outputs as outputs_file
+from longshore_optimizer.measure.latency import time_models
+from longshore_optimizer.measure.process import Cores, WorkerProcess
+from longshore_optimizer.measure.protocol import Loaded, Predicted
+from longshore_optimizer.metrics import Evaluator, Outputs
+
+CALIBRATION_SAMPLES = 64
+
+
+def build(model: Path, calibration: Path, folder: Path) -> dict[str, Path]:
+    """Quantize with every setting left as it is; a default that cannot quantize the model is left out."""
+    from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._rows = _feeds(model, calibration)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self._rows, None)
+
+    made = {}
+    for name in ("quantize_dynamic", "quantize_static"):
+        out = folder / f"{name}.onnx"
+        try:
+            if name == "quantize_dynamic":
+                quantize_dynamic(model, out)
+            else:
+                quantize_static(model, out, Reader())
+        except Exception as error:  # noqa: BLE001 - what a default cannot do is a result, too
+            print(f"{name} fails: {str(error)[:200]}", flush=True)
+            continue
+        made[name] = out
+    return made
+
+
+def _feeds(model: Path, calibration: Path) -> Iterator[dict[str, Any]]:
+    from longshore_optimizer.measure.session import open_session, tensor_specs
+
+    inputs = tensor_specs(open_session(model, 1).get_inputs())
+    for batch in batches(read(calibration, "calibration", inputs).head(CALIBRATION_SAMPLES), inputs):
+        yield batch.feeds
+
+
+def compare(
+    original: Path,
+    chosen: Path,
+    defaults: dict[str, Path],
+    evaluation: Path,
+    metric: Metric,
+    cores: Cores,
+    seed: int,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Give p50 in ms of every model that runs, and the upper bound of the drop at 95 % for each default."""
+    models = {"original": original, "chosen": chosen, **defaults}
+    with np.load(evaluation) as loaded:
+        labels = loaded["labels"] if "labels" in loaded.files else None
+    reference = _predict(original, evaluation, cores)
+    evaluator = Evaluator(metric, labels, reference, 0.95, seed)
+    exact = evaluator.evaluate(reference)
+    uppers = {}
+    for name, path in defaults.items():
+        try:
+            given = evaluator.evaluate(_predict(path, evaluation, cores))
+        except Exception as error:  # noqa: BLE001 - a default that fails at run has lost
+            print(f"{name} cannot be run: {str(error)[:200]}", flush=True)
+            del models[name]
+            continue
+        uppers[name] = evaluator.drop(exact, given).upper
+    measured = time_models(models, "original", evaluation, cores, seed=seed)
+    return {n: m.p50 for n, m in measured.items() if isinstance(m, Latency)}, uppers
+
+
+def _predict(model: Path, evaluation: Path, cores: Cores) -> Outputs:
+    out = evaluation.with_name(f"{model.stem}.outputs.npz")
+    with WorkerProcess(cores) as worker:
+        worker.ask(Loaded, 300, operation="load", model=str(model), threads=cores.threads)
+        worker.ask(
+            Predicted, 600, operation="predict", out=str(out), batch=1, limit=None, data=str(evaluation)
+        )
+    values = outputs_file.load(out)
+    out.unlink()
+    return values
