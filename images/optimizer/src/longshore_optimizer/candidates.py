@@ -17,6 +17,7 @@ from longshore_optimizer.data import Dataset
 from longshore_optimizer.decide import Latency, Rules, Trial, gain, refuse
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch import protobuf
+from longshore_optimizer.ledger import Known
 from longshore_optimizer.measure import outputs as outputs_file
 from longshore_optimizer.measure.latency import time_models
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
@@ -161,8 +162,11 @@ class Bench:
             self._prepared = self._subject.path
         return facts_of(self._prepared, self._subject.runnable)
 
-    def attempt(self, proposal: Proposal, rules: Rules) -> Trial:
-        """Build a candidate, run it on a few samples, then on all; what breaks is told, not raised."""
+    def attempt(self, proposal: Proposal, rules: Rules, known: Known | None = None) -> Trial:
+        """Build a candidate, run it on a few samples, then on all; what breaks is told, not raised.
+
+        Where the model turns out to be the one that `known` was measured on, its scores are taken.
+        """
         trial = Trial(proposal)
         out = self._scratch / proposal.name / MODEL_NAME
         if not self._measurable:
@@ -177,6 +181,8 @@ class Bench:
             trial = replace(trial, size_bytes=size)
             if proposal.lossless and _same_graph(out, self._subject.path):
                 return refuse(trial, "the graph has nothing to remove", Verdict.SKIPPED)
+            if known is not None and known.model_sha256 == modeldir.onnx_sha256(out):
+                return known.trial(proposal)
             with WorkerProcess(self._request.cores) as worker:
                 self._load(worker, out)
                 return self._judge(worker, trial)

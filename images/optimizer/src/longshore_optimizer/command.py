@@ -1,6 +1,7 @@
 """`longshore optimize`: from what a person typed to a request, and back to the terminal."""
 
 import asyncio
+import hashlib
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -19,7 +20,8 @@ from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch.settings import FetchSettings, from_environment
 from longshore_optimizer.fetch.sink import file_sha256, tree_sha256
 from longshore_optimizer.fetch.source import Fetched, fetch
-from longshore_optimizer.measure.cpu import usable_cores
+from longshore_optimizer.ledger import FilePlace, Ledger
+from longshore_optimizer.measure.cpu import usable_cores, versions
 from longshore_optimizer.metrics import parse_metric
 from longshore_optimizer.pipeline import optimize
 from longshore_optimizer.progress import Reporter
@@ -76,7 +78,9 @@ def run(options: Options) -> Manifest:
         reporter = Reporter()
         if not options.json and console.is_terminal:
             reporter = stack.enter_context(LiveTable(console))
-        manifest = optimize(request, reporter)
+        trials = FilePlace(request.out.with_name(f".{request.out.name}.trials.json"))
+        manifest = optimize(replace(request, ledger=Ledger(trials, _ledger_key(request))), reporter)
+        trials.remove()
     if options.json:
         sys.stdout.write(manifest.model_dump_json(by_alias=True, indent=2) + "\n")
     else:
@@ -84,6 +88,25 @@ def run(options: Options) -> Manifest:
         # A pipe tells no width; the table needs more than the 80 columns that are assumed then.
         _summary(manifest, options.out, out if out.is_terminal else Console(width=160))
     return manifest
+
+
+def _ledger_key(request: Request) -> str:
+    """Hash of what a candidate's result depends on; another one makes an interrupted run start anew."""
+    data = (request.calibration, request.evaluation, request.training, request.metric_function)
+    content = [
+        request.input_sha256,
+        *(_digest(path) if path is not None else "" for path in data),
+        request.metric.value,
+        str(request.confidence),
+        str(request.seed),
+        str(request.cores.threads),
+        *(f"{k} {v}" for k, v in sorted(versions().items())),
+    ]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    return file_sha256(path) if path.is_file() else tree_sha256(path)
 
 
 def to_request(options: Options, work: Path, settings: FetchSettings) -> Request:
@@ -169,7 +192,7 @@ def _local(text: str, destination: Path, settings: FetchSettings, sha256: str | 
     path = Path(text)
     if not path.exists():
         raise Problem(Reason.NOT_FOUND, f"{what} {text} does not exist: correct the path")
-    digest = file_sha256(path) if path.is_file() else tree_sha256(path)
+    digest = _digest(path)
     if sha256 is not None and digest != sha256:
         raise Problem(
             Reason.DIGEST_MISMATCH,

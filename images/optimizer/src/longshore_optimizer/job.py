@@ -104,6 +104,7 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport:
     """
     from importlib.metadata import version
 
+    from longshore_optimizer.ledger import Ledger, StorePlace
     from longshore_optimizer.measure.cpu import usable_cores
     from longshore_optimizer.pipeline import optimize
     from longshore_optimizer.progress import Reporter
@@ -157,6 +158,7 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport:
             training=_path(inputs, "training"),
             metric_function=_path(inputs, _METRIC),
             key=key,
+            ledger=Ledger(StorePlace(store, key), key),
             **settings_of(request.optimize),  # type: ignore[arg-type]
         ),
         Reporter(on_progress=tell),

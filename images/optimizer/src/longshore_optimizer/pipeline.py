@@ -1,5 +1,6 @@
 """The whole story of one optimization: convert, verify, candidates, measure, choose, write."""
 
+import errno
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from longshore_optimizer.decide import Decision, Rules, Trial, decide, gate, is_
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch import content
 from longshore_optimizer.fetch.protobuf import Outline
-from longshore_optimizer.fetch.sink import file_sha256
+from longshore_optimizer.fetch.sink import disk_problem, file_sha256
+from longshore_optimizer.ledger import known_of
 from longshore_optimizer.measure import cpu
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
 from longshore_optimizer.progress import Reporter
@@ -77,6 +79,10 @@ def optimize(request: Request, reporter: Reporter) -> Manifest:
         return write(result)
     except WorkerError as error:
         raise worker_problem(error) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise disk_problem(error, f"to the work directory {request.work}") from error
     except MemoryError as error:
         raise Problem(
             Reason.OUT_OF_MEMORY,
@@ -271,10 +277,22 @@ def _try_all(
             tried.append(refuse(Trial(proposal), "budget.time is used up", Verdict.SKIPPED))
             continue
         reporter.stage("Candidates", proposal.name, done=number, total=total)
-        trial = bench.attempt(proposal, rules)
+        trial = _tried(proposal, request, bench, rules)
         tried.append(trial)
         reporter.trial(trial)
     return tried
+
+
+def _tried(proposal: Proposal, request: Request, bench: Bench, rules: Rules) -> Trial:
+    """Build and score a candidate, or take what a run before this one found out."""
+    ledger = request.ledger
+    known = ledger.find(proposal) if ledger is not None else None
+    if known is not None and known.verdict is not None:
+        return known.trial(proposal)
+    trial = bench.attempt(proposal, rules, known)
+    if ledger is not None:
+        ledger.note(known_of(trial, modeldir.onnx_sha256(bench.path(proposal.name)) if trial.alive else None))
+    return trial
 
 
 def _planned(proposals: tuple[Proposal, ...], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:

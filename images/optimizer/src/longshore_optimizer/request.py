@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from longshore.api.base import quantity, seconds
 from longshore.api.model import Format
@@ -12,6 +13,9 @@ from longshore.api.optimize import Export, Goal, Metric, OnMiss, Optimize, Techn
 from longshore.artifact.job import Target
 
 from longshore_optimizer.measure.process import Cores
+
+if TYPE_CHECKING:
+    from longshore_optimizer.ledger import Ledger
 
 RESULTS_VERSION = "1"
 """Raised whenever the same request would give another artifact, so that old cached ones are not taken."""
@@ -51,6 +55,7 @@ class Request:
     on_miss: OnMiss = OnMiss.SERVE_ORIGINAL
     optimize: bool = True
     key: str | None = None
+    ledger: "Ledger | None" = None
     notes: tuple[str, ...] = field(default=())
 
 

@@ -29,6 +29,24 @@ class Store(Protocol):
         """Store a directory as the artifact of a key."""
         ...
 
+    async def recall(self, key: str) -> bytes | None:
+        """Give what was noted last of an artifact in the making."""
+        ...
+
+    async def note(self, key: str, data: bytes) -> None:
+        """Keep a small text of an artifact in the making, in place of the one before."""
+        ...
+
+
+TRIALS_PREFIX = "trials-"
+TRIALS_LIMIT = 16 << 20
+"""Most bytes of a note that are read."""
+
+
+def trials_tag_of(key: str) -> str:
+    """Tag of what is noted while the artifact of a key is being made."""
+    return f"{TRIALS_PREFIX}{key[:40]}"
+
 
 def tag_of(key: str) -> str:
     """Tag of an image that holds the artifact of a key."""

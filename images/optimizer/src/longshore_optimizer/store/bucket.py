@@ -11,7 +11,7 @@ from longshore_optimizer.fetch import credentials
 from longshore_optimizer.fetch.objectstore import open_store, store_problem
 from longshore_optimizer.fetch.settings import FetchSettings
 from longshore_optimizer.fetch.uri import Uri
-from longshore_optimizer.store.base import Stored, tag_of
+from longshore_optimizer.store.base import Stored, tag_of, trials_tag_of
 
 
 def _files(directory: Path) -> list[Path]:
@@ -66,6 +66,32 @@ class BucketStore:
                 )
             raise problem from error
         return self._stored(key, manifest)
+
+    async def recall(self, key: str) -> bytes | None:
+        """Read the note beside the artifacts."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        try:
+            result = await obstore.get_async(self._store, self._note_path(key))
+            return bytes(await result.bytes_async())
+        except FileNotFoundError:
+            return None
+        except (BaseError, PermissionError) as error:
+            raise store_problem(error, self._uri.text) from error
+
+    async def note(self, key: str, data: bytes) -> None:
+        """Write the note."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        try:
+            await obstore.put_async(self._store, self._note_path(key), data)
+        except (BaseError, OSError) as error:
+            raise store_problem(error, self._uri.text) from error
+
+    def _note_path(self, key: str) -> str:
+        return "/".join(p for p in (self._prefix, f"{trials_tag_of(key)}.json") if p)
 
     def _path(self, key: str, name: str) -> str:
         return "/".join(p for p in (self._prefix, tag_of(key), name) if p)

@@ -10,7 +10,7 @@ from longshore.artifact.manifest import MANIFEST_NAME, Manifest
 from pydantic import ValidationError
 
 from longshore_optimizer.fetch.sink import disk_problem, tree_sha256
-from longshore_optimizer.store.base import Stored, tag_of
+from longshore_optimizer.store.base import TRIALS_LIMIT, Stored, tag_of, trials_tag_of
 
 
 class DirectoryStore:
@@ -28,6 +28,31 @@ class DirectoryStore:
     async def put(self, directory: Path, key: str) -> Stored:
         """Copy the artifact; whoever comes first wins, as both are the same."""
         return await asyncio.to_thread(self._put, directory, key)
+
+    async def recall(self, key: str) -> bytes | None:
+        """Read the note beside the artifacts."""
+        return await asyncio.to_thread(self._recall, key)
+
+    async def note(self, key: str, data: bytes) -> None:
+        """Write the note; a rename replaces the one before."""
+        await asyncio.to_thread(self._note, key, data)
+
+    def _recall(self, key: str) -> bytes | None:
+        try:
+            with (self._root / f"{trials_tag_of(key)}.json").open("rb") as file:
+                return file.read(TRIALS_LIMIT)
+        except FileNotFoundError:
+            return None
+
+    def _note(self, key: str, data: bytes) -> None:
+        target = self._root / f"{trials_tag_of(key)}.json"
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(prefix=".incoming-", dir=self._root, delete=False) as file:
+                file.write(data)
+            os.replace(file.name, target)
+        except OSError as error:
+            raise disk_problem(error, f"the measured candidates in {target}") from error
 
     def _find(self, key: str) -> Stored | None:
         path = self._root / tag_of(key)

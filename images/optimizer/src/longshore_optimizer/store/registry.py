@@ -20,10 +20,11 @@ from longshore_optimizer.fetch.registry import (
 )
 from longshore_optimizer.fetch.settings import FetchSettings
 from longshore_optimizer.fetch.sink import Sink
-from longshore_optimizer.store.base import Stored, tag_of
+from longshore_optimizer.store.base import TRIALS_LIMIT, Stored, tag_of, trials_tag_of
 from longshore_optimizer.store.layer import Layer, pack
 
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+_TRIALS_TYPE = "application/vnd.longshore.trials.v1+json"
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _ARTIFACT_LABEL = "dev.longshore.manifest"
 _KEY_LABEL = "dev.longshore.key"
@@ -67,6 +68,32 @@ class RegistryStore:
                 await registry.push_blob(config.path, config.digest)
                 digest = await registry.push_manifest(image_manifest(layer, config), tag_of(key))
         return Stored(self._reference.with_digest(digest), digest.removeprefix("sha256:"), manifest)
+
+    async def recall(self, key: str) -> bytes | None:
+        """Read the config of the image that holds the note."""
+        async with self._registry() as registry:
+            found = await registry.manifest(trials_tag_of(key))
+            if found is None:
+                return None
+            with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+                path = Path(folder) / "trials.json"
+                with Sink(path, TRIALS_LIMIT, "the measured candidates") as sink:
+                    await registry.blob(descriptor(found[0].get("config")), sink)
+                return path.read_bytes()
+
+    async def note(self, key: str, data: bytes) -> None:
+        """Push the note as the config of an image without layers."""
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            config = _write(Path(folder) / "trials.json", data)
+            image = {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST_TYPE,
+                "config": {"mediaType": _TRIALS_TYPE, "digest": config.digest, "size": config.size},
+                "layers": [],
+            }
+            async with self._registry() as registry:
+                await registry.push_blob(config.path, config.digest)
+                await registry.push_manifest(_json(image), trials_tag_of(key))
 
     def _registry(self) -> Registry:
         return Registry(self._reference, self._settings, credentials.load(self._settings.credentials))
