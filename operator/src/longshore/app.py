@@ -20,6 +20,7 @@ import kopf
 from longshore.activators import Activators
 from longshore.cluster import Cluster, ClusterError, in_cluster
 from longshore.examine import Examiner
+from longshore.exercise import Exerciser
 from longshore.gauges import Gauges
 from longshore.index import Index, Key
 from longshore.lease import Lease
@@ -78,7 +79,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
     metrics.models.set_function(lambda: index.count)
     async with await Cluster.connect(told=metrics.told) as cluster:
         senses, scraper = Senses(), Scraper()
-        notifier = Notifier(senses, metrics.notified)
+        notifier, exerciser = Notifier(senses, metrics.notified), Exerciser(senses)
         examiner, inquirer, gauges = Examiner(senses), Inquirer(senses), Gauges(senses)
         activators = _activators(index, settings)
         if activators is not None:
@@ -94,6 +95,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
             inquirer.inquire,
             gauges.follow,
             notifier.notify,
+            exerciser.exercise,
         )
         queue: Queue[Key] = Queue(reconciler, process.workers, _log_failure)
         examiner.wake = notifier.wake = inquirer.wake = queue.add
@@ -132,7 +134,8 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
                     activators.wake = queue.add
                     parts.append(activators.run(cluster))
                 await _until(stop, watching, *parts)
-            await asyncio.gather(scraper.close(), inquirer.close(), gauges.close(), notifier.close())
+            parts_with_tasks = (scraper, inquirer, gauges, notifier, exerciser)
+            await asyncio.gather(*(part.close() for part in parts_with_tasks))
 
 
 def _spare_the_collector() -> None:

@@ -87,6 +87,7 @@ def observe(
         scaled=senses.scaled.get(key) if senses else None,
         activators=_activators(root, key, senses),
         preflight=senses.preflight.get(key) if senses else None,
+        exercising=senses is not None and key in senses.exercising,
         answers=senses.answers.get(key) if senses else None,
         autoscalers=tuple(sorted(_foreign_autoscalers(everything, children))),
         budget=budget_of(index, key, senses),

@@ -39,13 +39,13 @@ async def preflight(
             asyncio.timeout(DEADLINE),
             aiohttp.ClientSession(timeout=limits, trust_env=False) as session,
         ):
-            metadata = await _metadata(session, stable, name)
+            metadata = await metadata_of(session, stable, name)
             # The samples vary in shape: some fit the model, so more are made than are needed.
             made = requests_for(metadata, settings.samples * 2)
             pairs: list[tuple[Answered, Answered]] = []
             for request in made:
-                old = await _ask(session, stable, name, request)
-                pairs.append((old, await _ask(session, canary, name, request) if old.outputs else old))
+                old = await ask(session, stable, name, request)
+                pairs.append((old, await ask(session, canary, name, request) if old.outputs else old))
                 if sum(pair[0].outputs is not None for pair in pairs) >= settings.samples:
                     break
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -53,7 +53,13 @@ async def preflight(
     return compare(settings, objective, revision, pairs)
 
 
-async def _metadata(session: aiohttp.ClientSession, address: str, name: str) -> dict[str, Any]:
+async def metadata_of(session: aiohttp.ClientSession, address: str, name: str) -> dict[str, Any]:
+    """Ask a pod to describe its model (Open Inference Protocol, model metadata).
+
+    Raises:
+        aiohttp.ClientError, TimeoutError, OSError: no answer, or another status than 200.
+        ValueError: the answer is no description.
+    """
     async with session.get(f"{_base(address)}/v2/models/{name}") as response:
         response.raise_for_status()
         metadata = await response.json(content_type=None)
@@ -62,7 +68,8 @@ async def _metadata(session: aiohttp.ClientSession, address: str, name: str) -> 
         return metadata
 
 
-async def _ask(session: aiohttp.ClientSession, address: str, name: str, request: dict[str, Any]) -> Answered:
+async def ask(session: aiohttp.ClientSession, address: str, name: str, request: dict[str, Any]) -> Answered:
+    """Send one inference request to a pod; whatever fails is an answer without outputs."""
     began = time.perf_counter()
     try:
         async with session.post(f"{_base(address)}/v2/models/{name}/infer", json=request) as response:

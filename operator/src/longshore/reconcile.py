@@ -17,7 +17,7 @@ from longshore.plan.outbox import urls_of
 from longshore.plan.outcome import Plan, Problem
 from longshore.plan.pipeline import make_plan
 from longshore.plan.scaling.queries import MetricQuery
-from longshore.plan.state import Activation, Observed
+from longshore.plan.state import Activation, Exercise, Observed
 from longshore.resources.kinds import CHILDREN, MODEL_DEPLOYMENT
 from longshore.resources.names import Owner
 from longshore.senses import Senses
@@ -46,6 +46,7 @@ class Reconciler:
         notify: Callable[
             [Owner, Sequence[Mapping[str, Any]], Sequence[str]], None
         ] = lambda owner, pending, urls: None,
+        exercise: Callable[[Key, Exercise | None], None] = lambda key, wanted: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
@@ -57,6 +58,7 @@ class Reconciler:
         self._activate = activate
         self._inquire = inquire
         self._notify = notify
+        self._exercise = exercise
         self._follow = follow
         self._clock = clock
         self._store = ArtifactStore(settings.store_plain_http)
@@ -73,6 +75,7 @@ class Reconciler:
                 self._senses.forget(key)
                 self._activate(key, None)
                 self._inquire(key, None)
+                self._exercise(key, None)
                 self._notify(Owner(key[0], key[1], ""), (), ())
                 self._follow(key, ())
                 return None
@@ -138,6 +141,7 @@ class Reconciler:
         _keep(self._senses.scaled, key, plan.scaled)
         (self._senses.listening.add if plan.listen else self._senses.listening.discard)(key)
         (self._senses.predicting.add if plan.predictions else self._senses.predicting.discard)(key)
+        self._exercise(key, plan.exercise)
         self._inquire(key, plan.questions)
         self._follow(key, plan.queries)
         if plan.preflight is not None:

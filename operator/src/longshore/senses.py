@@ -19,6 +19,8 @@ class Senses:
     """Whose pods are asked for their counters."""
     predicting: set[Key] = field(default_factory=set)
     """Whose pods are asked for their predictions as well."""
+    exercising: set[Key] = field(default_factory=set)
+    """Whose revisions are sent recorded requests."""
     telemetry: dict[Key, Telemetry] = field(default_factory=dict)
     analysed: dict[Key, Analysed] = field(default_factory=dict)
     scaled: dict[Key, Scaled] = field(default_factory=dict)

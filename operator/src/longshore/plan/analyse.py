@@ -28,8 +28,9 @@ from longshore.plan.analysis.predictions import (
 )
 from longshore.plan.analysis.questions import Answers, Questions, questions_of
 from longshore.plan.analysis.settings import Settings, settings_of
+from longshore.plan.analysis.verdict import Verdict
 from longshore.plan.rollout.model import Phase, RolloutState
-from longshore.plan.state import Analysed, Observed
+from longshore.plan.state import Analysed, Exercise, Observed
 from longshore.plan.supported import counts_predictions
 from longshore.plan.telemetry import PodReading, Telemetry
 
@@ -108,6 +109,30 @@ def ask(observed: Observed, spec: Spec, state: RolloutState | None, analysed: st
     owner = observed.owner
     found = questions_of(spec.rollout.analysis, owner.namespace, owner.name, analysed, stable, baking)
     return found or None
+
+
+def exercise(
+    observed: Observed, spec: Spec, state: RolloutState | None, analysed: Analysed | None
+) -> Exercise | None:
+    """Give what may be sent while a canary is undecided; None where nothing is asked, or nothing is open."""
+    load = spec.rollout.analysis.synthetic_load
+    stepping = state is not None and state.phase is Phase.STEPPING
+    if load is None or state is None or not stepping or analysed is None or state.stable is None:
+        return None
+    judgement = judge(_settings(observed, spec, state.stable, analysed), analysed.state)
+    if judgement.verdict in (Verdict.PASS, Verdict.FAIL):
+        return None
+    return Exercise(
+        load.requests_per_second,
+        _ready_addresses(observed, analysed.revision),
+        _ready_addresses(observed, state.stable),
+        judgement.thin,
+    )
+
+
+def _ready_addresses(observed: Observed, revision: str) -> tuple[str, ...]:
+    pods = sorted(observed.pods_of(revision), key=lambda pod: pod.name)
+    return tuple(pod.ip for pod in pods if pod.ready and not pod.deleting and pod.ip)
 
 
 def compares_predictions(spec: Spec, analysed: str | None) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from longshore.api.status import Optimization, Revision, Side
 from longshore.plan.analysis.questions import Questions
 from longshore.plan.scaling.queries import MetricQuery
-from longshore.plan.state import Activation, Analysed, Scaled
+from longshore.plan.state import Activation, Analysed, Exercise, Scaled
 
 T = TypeVar("T")
 
@@ -109,6 +109,8 @@ class Plan:
     """What the activators shall know of this model."""
     queries: tuple[MetricQuery, ...] = ()
     """What Prometheus shall be asked for scaling."""
+    exercise: Exercise | None = None
+    """Recorded requests that may be sent while a canary is undecided."""
     predictions: bool = False
     """What the pods predicted is needed as well."""
     questions: Questions | None = None

@@ -18,7 +18,7 @@ from longshore.plan.deletion import finalizers, plan_deletion
 from longshore.plan.outcome import Done, Facts, Notice, Plan, Problem, Waiting
 from longshore.plan.revision import revision_of
 from longshore.plan.scaling.schedule import unreadable
-from longshore.plan.state import Observed
+from longshore.plan.state import Exercise, Observed
 from longshore.plan.supported import unsupported_fields
 from longshore.resources.names import RETRY
 from longshore.resources.service import url
@@ -51,6 +51,7 @@ def make_plan(observed: Observed) -> Plan:
     load = replace(load, replicas=zero.replicas)
     serving = serve_stage.decide(observed, spec, revision, artifact, load)
     judged = serving.analysed.revision if serving.analysed else None
+    exercised = analysis_stage.exercise(observed, spec, serving.state, serving.analysed)
     facts = _facts(observed, spec, revision, optimized.outcome, serving, load, autoscaler, zero)
     return Plan(
         apply=(
@@ -62,7 +63,7 @@ def make_plan(observed: Observed) -> Plan:
         ),
         delete=(*optimized.delete, *serving.delete, *autoscaler.delete, *zero.delete),
         facts=facts,
-        notices=(*serving.notices, *_scaled(observed, load)),
+        notices=(*serving.notices, *_exercised(observed, exercised), *_scaled(observed, load)),
         requeue_after=_soonest(
             _again(optimized.outcome),
             serving.again,
@@ -78,6 +79,7 @@ def make_plan(observed: Observed) -> Plan:
         activation=zero.activation,
         listen=serving.listen or load.listens,
         queries=scale_stage.queries(observed, spec, load, stable),
+        exercise=exercised,
         predictions=analysis_stage.compares_predictions(spec, judged),
         questions=analysis_stage.ask(observed, spec, serving.state, judged),
         preflight=serving.preflight,
@@ -89,6 +91,14 @@ def _needed_by_job(
 ) -> tuple[Mapping[str, object], ...]:
     """The Job's pod runs under the model's ServiceAccount, which may not stand yet."""
     return (service_account(observed.owner),) if optimized.apply else ()
+
+
+def _exercised(observed: Observed, wanted: Exercise | None) -> tuple[Notice, ...]:
+    """Give an event where recorded requests begin: they are nobody's, and they count."""
+    if wanted is None or not wanted.thin or observed.exercising:
+        return ()
+    told = f"traffic is too thin to decide: {wanted.rate:g} recorded requests a second go to each revision"
+    return (Notice("Normal", "SyntheticLoad", told),)
 
 
 def _scaled(observed: Observed, load: scale_stage.ScaleStage) -> tuple[Notice, ...]:

@@ -150,6 +150,23 @@ class Activation:
 
 
 @dataclass(frozen=True)
+class Exercise:
+    """Recorded requests that may be sent to both revisions.
+
+    Attributes:
+        rate: requests a second to each.
+        canary: addresses of its ready pods.
+        stable: addresses of its ready pods.
+        thin: traffic is too thin to decide, so that they are needed now.
+    """
+
+    rate: float
+    canary: tuple[str, ...]
+    stable: tuple[str, ...]
+    thin: bool
+
+
+@dataclass(frozen=True)
 class ActivatorView:
     """What is known of the activators for one model: who holds its ports, and who waits there."""
 
@@ -209,6 +226,8 @@ class Observed:
     scaled: Scaled | None = None
     """The same, of scaling."""
     preflight: PreflightView | None = None
+    exercising: bool = False
+    """Recorded requests are being sent to both revisions."""
     answers: Answers | None = None
     """The latest round of what Prometheus servers and web hooks said; None where nobody asked."""
     activators: ActivatorView | None = None

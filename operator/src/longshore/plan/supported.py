@@ -58,11 +58,6 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         "this runtime does not count its predictions, so Distribution is not compared",
     ),
     (
-        "rollout.analysis.syntheticLoad",
-        lambda s: s.rollout.analysis.synthetic_load is not None,
-        "no request is sent when traffic is thin; the rollout holds",
-    ),
-    (
         "rollout.affinity",
         lambda s: s.rollout.affinity is not None and s.route is None,
         "without spec.route a Service divides requests, and users may change between revisions; add a route",
