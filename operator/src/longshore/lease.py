@@ -78,7 +78,8 @@ class Lease:
                 return True
         except (ClusterError, TimeoutError) as error:
             if not isinstance(error, ClusterError) or error.status != 409:
-                _LOGGER.warning("the lease %s could not be renewed: %s", self._name, str(error) or "no answer in time")
+                why = str(error) or "no answer in time"
+                _LOGGER.warning("the lease %s could not be renewed: %s", self._name, why)
             return False
 
     def _may_take(self, lease: dict[str, Any], spec: dict[str, Any]) -> bool:
@@ -119,4 +120,5 @@ class Lease:
                     spec = {**self._spec(lease["spec"]), "holderIdentity": "", "leaseDurationSeconds": 1}
                     await self._cluster.replace(LEASE, self._object(lease["metadata"], spec))
         except (ClusterError, TimeoutError) as error:
-            _LOGGER.warning("the lease %s was not given back: %s", self._name, str(error) or "no answer in time")
+            why = str(error) or "no answer in time"
+            _LOGGER.warning("the lease %s was not given back: %s", self._name, why)
