@@ -108,19 +108,24 @@ def test_whoever_lost_the_lease_ends(kube: Kube, tmp_path: Path) -> None:
 def test_two_models_that_want_one_route_are_told_and_the_second_gets_it_when_it_is_free(
     kube: Kube, tmp_path: Path
 ) -> None:
-    """Without the Gateway API on this server, each is told what is missing, and both serve."""
+    """Without the Gateway API on this server, whoever has the claim is told what is missing."""
     namespace = kube.namespace("process-route")
     spec = {"model": {"uri": "https://m.example/m.onnx"}, "route": {"parentRefs": [{"name": "gateway"}]}}
+
+    def told(name: str, reason: str) -> str | None:
+        stalled = condition(kube, namespace, name, "Stalled")
+        return stalled["message"] if stalled.get("reason") == reason else None
+
     with OperatorProcess(kube.server, namespace, tmp_path / "log"):
+        kube.create(models_path(namespace), model("first", spec, namespace))
+        kube.create(models_path(namespace), model("second", spec, namespace))
+        until(lambda: told("first", "GatewayApiMissing"))
+        conflict = until(lambda: told("second", "RouteConflict"))
+        assert f"ModelDeployment {namespace}/first has this route already" in conflict
         for name in ("first", "second"):
-            kube.create(models_path(namespace), model(name, spec, namespace))
-        for name in ("first", "second"):
-            until(
-                lambda name=name: (
-                    condition(kube, namespace, name, "Stalled").get("reason") == "GatewayApiMissing"
-                )
-            )
             assert kube.get(f"/api/v1/namespaces/{namespace}/services/{name}")
+        kube.delete(f"{models_path(namespace)}/first")
+        until(lambda: told("second", "GatewayApiMissing"))
 
 
 def test_without_the_kind_it_says_what_to_do(tmp_path: Path) -> None:

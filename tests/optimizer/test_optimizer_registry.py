@@ -215,3 +215,12 @@ async def test_a_bucket_store_and_a_prefix_come_back(
         assert caught.value.reason is Reason.NOT_FOUND
     finally:
         bucket.close()
+
+
+async def test_what_is_noted_on_the_way_is_no_artifact(registry: FakeRegistry, tmp_path: Path) -> None:
+    store = open_store(f"oci://{registry.host}/models/a", SETTINGS, tmp_path)
+    assert await store.recall(KEY) is None
+    await store.note(KEY, b'{"first": 1}')
+    await store.note(KEY, b'{"first": 1, "second": 2}')
+    assert await store.recall(KEY) == b'{"first": 1, "second": 2}'
+    assert await store.find(KEY) is None

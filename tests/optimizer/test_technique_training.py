@@ -1,0 +1,187 @@
+"""Techniques that train: what pruning costs is learned back, from labels and from the original's answers."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from longshore.api.optimize import TechniqueName
+from longshore_optimizer.techniques import training
+from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, TargetFacts, lacks_training
+from longshore_optimizer.techniques.iterative_pruning import shares
+from longshore_optimizer.techniques.prepare import prepare
+from longshore_optimizer.techniques.registry import TECHNIQUES, propose
+from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.optimizer.conftest import mlp, save
+from tests.optimizer.technique_bench import accuracy, digits_cnn, outputs, work
+from tests.realmodels import rapidocr_model
+
+PRUNING, DISTILLATION = TechniqueName.STRUCTURED_PRUNING, TechniqueName.DISTILLATION
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared network with calibration, evaluation and training data, which have no row in common."""
+    from sklearn.datasets import load_digits
+
+    path = tmp_path_factory.mktemp("training")
+    model, _, evaluation = digits_cnn(path)
+    prepare(work(model, path / "prepared", None))
+    digits = load_digits()
+    images = (digits.images / 16.0).astype(np.float32)[:, None]
+    with np.load(evaluation) as held:
+        known = {row.tobytes() for row in held["x"]}
+    rows = [i for i, image in enumerate(images) if image.tobytes() not in known]
+    np.savez(path / "training.npz", x=images[rows], labels=digits.target[rows])
+    return path
+
+
+def trained(technique: TechniqueName, folder: Path, out: Path, **parameters: Any) -> Path:
+    model = folder / "prepared" / "model.onnx"
+    job = work(model, out, folder / "calibration.npz", **parameters)
+    TECHNIQUES[technique].apply(replace(job, training=folder / "training.npz"))
+    onnx.checker.check_model(onnx.load(job.out))
+    return job.out
+
+
+def test_a_network_that_lost_most_of_its_products_learns_its_answers_back(
+    folder: Path, tmp_path: Path
+) -> None:
+    original, evaluation = folder / "model.onnx", folder / "evaluation.npz"
+    plain = trained(PRUNING, folder, tmp_path / "plain", criterion="norm", share=0.8)
+    tuned = trained(PRUNING, folder, tmp_path / "tuned", criterion="taylor", share=0.8, rounds=2, epochs=4)
+    assert tuned.stat().st_size < 0.4 * original.stat().st_size
+    assert accuracy(tuned, evaluation) >= accuracy(original, evaluation) - 0.01
+    assert accuracy(tuned, evaluation) > accuracy(plain, evaluation) + 0.01
+
+
+def test_a_student_in_eight_bits_is_eight_times_smaller_and_as_good(folder: Path, tmp_path: Path) -> None:
+    original, evaluation = folder / "model.onnx", folder / "evaluation.npz"
+    student = trained(
+        DISTILLATION, folder, tmp_path, share=0.9, relation="response", epochs=4, int8=True, reduceRange=False
+    )
+    assert student.stat().st_size * 8 < original.stat().st_size
+    assert accuracy(student, evaluation) >= accuracy(original, evaluation) - 0.005
+
+
+@pytest.mark.parametrize("relation", ["response", "feature", "relation"])
+def test_without_labels_the_original_alone_teaches(folder: Path, tmp_path: Path, relation: str) -> None:
+    model = folder / "prepared" / "model.onnx"
+    with np.load(folder / "training.npz") as loaded:
+        np.savez(tmp_path / "unlabelled.npz", x=loaded["x"])
+    teacher = onnx.load(model)
+    student = onnx.ModelProto()
+    student.CopyFrom(teacher)
+    rng = np.random.default_rng(0)
+    for tensor in student.graph.initializer:
+        if tensor.name in ("w1", "w2", "w3", "wf"):
+            values = numpy_helper.to_array(tensor)
+            noise = rng.standard_normal(values.shape) * 0.3 * values.std()
+            tensor.CopyFrom(numpy_helper.from_array((values + noise).astype(np.float32), tensor.name))
+    samples = training.load(model, tmp_path / "unlabelled.npz")
+    assert samples.classes is None
+    lesson = training.Lesson(epochs=3, relation=relation)
+    onnx.save(student, tmp_path / "before.onnx")
+    onnx.save(training.train(student, teacher, samples, lesson), tmp_path / "after.onnx")
+    with np.load(folder / "evaluation.npz") as loaded:
+        feeds = {"x": loaded["x"]}
+    exact = outputs(model, feeds)
+    errors = [
+        float(np.mean((outputs(tmp_path / f"{n}.onnx", feeds) - exact) ** 2)) for n in ("before", "after")
+    ]
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_weights_that_train_worse_are_not_kept(folder: Path) -> None:
+    teacher = onnx.load(folder / "prepared" / "model.onnx")
+    samples = training.load(folder / "prepared" / "model.onnx", folder / "training.npz")
+    spoiled = training.train(teacher, teacher, samples, training.Lesson(epochs=1, rate=10.0, alpha=0.0))
+    for before, after in zip(teacher.graph.initializer, spoiled.graph.initializer, strict=True):
+        np.testing.assert_array_equal(numpy_helper.to_array(before), numpy_helper.to_array(after))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("PP-OCRv6_det_small.onnx", (2, 3, 64, 64)), ("digits-cnn", (5, 1, 8, 8))]
+)
+def test_graphs_answer_alike_where_they_are_trained(
+    folder: Path, tmp_path: Path, name: str, shape: tuple[int, ...]
+) -> None:
+    path = folder / "model.onnx" if name == "digits-cnn" else rapidocr_model(name)
+    job = work(path, tmp_path, None)
+    prepare(job)
+    model = onnx.load(job.out)
+    # Up to the last tensor that only known operators lead to.
+    for node in reversed(model.graph.node):
+        try:
+            graph = TorchGraph(model, node.output[0])
+        except NotApplicableError:
+            continue
+        if any(n.op_type == "Conv" for n in model.graph.node):
+            break
+    target = node.output[0]
+    del model.graph.output[:]
+    model.graph.output.append(onnx.ValueInfoProto(name=target))
+    onnx.save(model, tmp_path / "part.onnx")
+    x = np.random.default_rng(0).random(shape).astype(np.float32)
+    with torch.no_grad():
+        (given,) = graph({"x": torch.from_numpy(x)}, [target])
+    expected = outputs(tmp_path / "part.onnx", {"x": x})
+    np.testing.assert_allclose(given.numpy(), expected, rtol=1e-3, atol=1e-4 * float(np.abs(expected).max()))
+
+
+def test_a_teacher_with_another_output_shape_is_refused(tmp_path: Path) -> None:
+    teacher, student = (onnx.load(mlp(tmp_path / f"{n}.onnx", outputs=n)) for n in (4, 6))
+    x = np.random.default_rng(0).standard_normal((40, 16)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x)
+    samples = training.load(tmp_path / "4.onnx", tmp_path / "data.npz")
+    with pytest.raises(NotApplicableError, match=r"answers in the shape \(4,\), the student in \(6,\)"):
+        training.train(student, teacher, samples, training.Lesson())
+
+
+def test_operators_that_cannot_be_trained_are_named(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("NonMaxSuppression", ["x", "x"], ["y"])],
+        "odd",
+        [value("x", TensorProto.FLOAT, [1, 4, 4])],
+        [value("y", TensorProto.FLOAT, None)],
+    )
+    save(tmp_path / "model.onnx", graph)
+    with pytest.raises(NotApplicableError, match="NonMaxSuppression"):
+        TorchGraph(onnx.load(tmp_path / "model.onnx"), "y")
+
+
+def test_answers_are_taken_before_a_softmax(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Relu", ["x"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["y"]),
+            helper.make_node("ArgMax", ["y"], ["label"]),
+        ],
+        "softmax",
+        [value("x", TensorProto.FLOAT, ["n", 4])],
+        [value("label", TensorProto.INT64, None), value("y", TensorProto.FLOAT, None)],
+    )
+    assert answers(graph) == "logits"
+
+
+def test_schedules() -> None:
+    assert shares(0.6, 4, "constant") == [0.6]
+    assert shares(0.6, 3, "polynomial") == pytest.approx([0.6 * 19 / 27, 0.6 * 26 / 27, 0.6])
+
+
+def test_without_training_data_it_is_said_what_is_missing() -> None:
+    facts = ModelFacts(17, {"Conv": 3}, 1 << 20, (), ())
+    _, skipped = propose([DISTILLATION], facts, TargetFacts(calibration=True))
+    assert dict(skipped)[DISTILLATION] == "it needs training data: add optimize.training"
+    assert lacks_training(TargetFacts(training=True)) is None
+    proposals, _ = propose([DISTILLATION, PRUNING], facts, TargetFacts(calibration=True, training=True))
+    names = [p.name for p in proposals]
+    assert "distilled-50-int8" in names
+    assert "structured-trained-55-polynomial" in names
