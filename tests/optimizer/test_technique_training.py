@@ -9,6 +9,11 @@ import onnx
 import pytest
 import torch
 from longshore.api.optimize import TechniqueName
+from longshore.artifact.manifest import Verdict
+from longshore_optimizer import pipeline
+from longshore_optimizer.measure.cpu import usable_cores
+from longshore_optimizer.progress import Reporter
+from longshore_optimizer.request import Request
 from longshore_optimizer.techniques import training
 from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, TargetFacts, lacks_training
 from longshore_optimizer.techniques.iterative_pruning import shares
@@ -67,6 +72,29 @@ def test_a_student_in_eight_bits_is_eight_times_smaller_and_as_good(folder: Path
     )
     assert student.stat().st_size * 8 < original.stat().st_size
     assert accuracy(student, evaluation) >= accuracy(original, evaluation) - 0.005
+
+
+def test_training_data_of_a_request_reaches_the_techniques(folder: Path, tmp_path: Path) -> None:
+    request = Request(
+        model=folder / "model.onnx",
+        input_sha256="0" * 64,
+        uri=None,
+        work=tmp_path / "work",
+        out=tmp_path / "out",
+        cores=usable_cores(1),
+        calibration=folder / "calibration.npz",
+        evaluation=folder / "evaluation.npz",
+        training=folder / "training.npz",
+        max_drop=0.05,
+        techniques=(DISTILLATION,),
+        trials=1,
+        seconds=60.0,
+    )
+    manifest = pipeline.optimize(request, Reporter())
+    row = next(c for c in manifest.candidates if c.name == "distilled-50-int8")
+    assert row.verdict in (Verdict.CHOSEN, Verdict.KEPT), row.reason
+    assert row.drop_upper is not None
+    assert row.drop_upper <= 0.05
 
 
 @pytest.mark.parametrize("relation", ["response", "feature", "relation"])

@@ -1,7 +1,8 @@
 """The bench on which candidates are built, smoke-tested, scored on the evaluation data and timed."""
 
+import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,7 @@ import numpy as np
 from longshore.api.optimize import Goal, TechniqueName
 from longshore.artifact.manifest import MODEL_NAME, ORIGINAL, Verdict
 
-from longshore_optimizer import modeldir
+from longshore_optimizer import cascade, modeldir
 from longshore_optimizer.custom_metric import CustomEvaluator
 from longshore_optimizer.data import Dataset
 from longshore_optimizer.decide import Latency, Rules, Trial, gain, refuse
@@ -19,7 +20,7 @@ from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch import protobuf
 from longshore_optimizer.ledger import Known
 from longshore_optimizer.measure import outputs as outputs_file
-from longshore_optimizer.measure.latency import time_models
+from longshore_optimizer.measure.latency import rescale, time_models
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
 from longshore_optimizer.measure.protocol import Loaded, Predicted, Timed
 from longshore_optimizer.metrics import Evaluated, Evaluator, Judge, Outputs, agreement
@@ -253,6 +254,56 @@ class Bench:
                 result.append(replace(trial, latency=latency))
         return result
 
+    def cascade(self, small: Trial, original: Trial, rules: Rules) -> Trial:
+        """Build, score and time a cascade of a candidate and the original."""
+        proposal = Proposal(f"{cascade.NAME}-{small.proposal.name}", TechniqueName.CASCADE)
+        calibration, data = self._subject.calibration, self._request.calibration
+        if calibration is None or rules.max_drop is None:
+            return refuse(Trial(proposal), "it needs calibration and evaluation data", Verdict.SKIPPED)
+        answers = []
+        for name, path in ((small.proposal.name, self.path(small.proposal.name)), (ORIGINAL, self._prepared)):
+            with WorkerProcess(self._request.cores) as worker:
+                self._load(worker, path)
+                answers.append(self._predict(worker, name, data)[1])
+        found = cascade.calibrate(
+            answers[0], answers[1], calibration.labels, rules.max_drop, rules.confidence
+        )
+        if found is None:
+            reason = (
+                f"no threshold keeps the loss on the calibration data within maxDrop {rules.max_drop:g} "
+                "and a tenth of the rows from the original"
+            )
+            return refuse(Trial(proposal), reason, Verdict.SKIPPED)
+        parts = {"small": str(self.path(small.proposal.name)), "large": str(self._prepared)}
+        settings = {"output": found.output, "threshold": found.threshold, "softmax": found.softmax}
+        trial = self.attempt(replace(proposal, parameters=parts | settings), rules)
+        shown = replace(
+            proposal, parameters=settings | {"small": small.proposal.name, "escalated": found.share}
+        )
+        trial = replace(trial, proposal=shown)
+        if not trial.alive:
+            return trial
+        _keep_parts(self.path(proposal.name).parent, parts, settings)
+        return self._timed_later(trial, original)
+
+    def _timed_later(self, trial: Trial, original: Trial) -> Trial:
+        """Time one more candidate; its latencies are put in relation to the original's first ones."""
+        name = trial.proposal.name
+        measured = time_models(
+            {ORIGINAL: self._subject.path, name: self.path(name)},
+            ORIGINAL,
+            self._data,
+            self._request.cores,
+            seed=self._request.seed + 2,
+            symbol=self._symbol,
+            deadline=lambda: max(self._left(), _CONFIRM_SECONDS),
+        )
+        base, latency = measured[ORIGINAL], measured[name]
+        if isinstance(latency, WorkerError) or isinstance(base, WorkerError) or original.latency is None:
+            failure = latency if isinstance(latency, WorkerError) else WorkerError("not timed", "Died")
+            return refuse(trial, _failure(failure), Verdict.FAILED)
+        return replace(trial, latency=rescale(latency, base, original.latency))
+
     def confirm(self, name: str, goal: Goal) -> Ratio:
         """Time a winner against the original once more, in new processes; gives its gain there."""
         measured = time_models(
@@ -273,10 +324,11 @@ class Bench:
     def _build(self, technique: str, parameters: dict[str, Any], model: Path, out: Path) -> None:
         if self._builder is None:
             self._builder = WorkerProcess(self._request.cores)
+        limit = min(_BUILD_TIMEOUT, max(self._left(), 10.0))
         try:
             self._builder.ask(
                 Built,
-                min(_BUILD_TIMEOUT, max(self._left(), 10.0)),
+                limit,
                 operation="build",
                 technique=technique,
                 parameters=parameters,
@@ -286,6 +338,9 @@ class Bench:
                 scratch=str(self._scratch),
                 seed=self._request.seed,
                 threads=self._request.cores.threads,
+                training=str(self._request.training) if self._request.training else None,
+                # What trains may take a quarter of what is left: the others want their turn too.
+                seconds=min(0.8 * limit, max(self._left() / 4, 10.0)),
             )
         except WorkerError as error:
             if error.kind in ("Died", "OutOfMemory", "Timeout"):
@@ -339,6 +394,15 @@ class Bench:
                 continue
             return True
         return False
+
+
+def _keep_parts(directory: Path, parts: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+    """Lay the two models and `cascade.json` beside the joined graph, for a server that splits rows."""
+    names = {}
+    for role, path in parts.items():
+        modeldir.copy_onnx(Path(path), directory / role)
+        names[role] = f"{role}/{MODEL_NAME}"
+    (directory / cascade.CASCADE_NAME).write_text(json.dumps(names | dict(settings)) + "\n")
 
 
 def facts_of(path: Path, runnable: Runnable) -> ModelFacts:

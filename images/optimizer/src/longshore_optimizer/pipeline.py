@@ -11,7 +11,7 @@ from pathlib import Path
 from longshore.api.optimize import Goal, Metric, OnMiss, TechniqueName
 from longshore.artifact.manifest import MODEL_NAME, ORIGINAL, Manifest, Verdict
 
-from longshore_optimizer import modeldir
+from longshore_optimizer import cascade, modeldir
 from longshore_optimizer.candidates import Bench, Subject
 from longshore_optimizer.convert.protocol import Converted
 from longshore_optimizer.convert.run import convert
@@ -222,6 +222,7 @@ def _search(request: Request, subject: Subject, reporter: Reporter, left: Left) 
         tried = _try_all(proposals, request, bench, reporter, left, rules)
         measured = _measure(original, tried, bench, reporter)
         original = measured[0]
+        trials += _cascades(original, measured[1:], request, bench, reporter, rules)
         decision = _confirmed(original, [*measured[1:], *trials], rules, bench)
         chosen = bench.path(decision.chosen)
         if subject.evaluation is not None and request.metric is not Metric.AGREEMENT:
@@ -320,6 +321,28 @@ def _measure(original: Trial, tried: list[Trial], bench: Bench, reporter: Report
     return measured
 
 
+def _cascades(
+    original: Trial, measured: list[Trial], request: Request, bench: Bench, reporter: Reporter, rules: Rules
+) -> list[Trial]:
+    """Try the fastest candidate as the first stage of a cascade."""
+    if not cascade.wanted(request.techniques):
+        return []
+    found = cascade.smalls(original, measured)
+    reason = cascade.missing(
+        request.metric,
+        evaluation=request.evaluation is not None,
+        calibration=request.calibration is not None,
+        smalls=found,
+    )
+    if reason is not None:
+        named = TechniqueName.CASCADE in request.techniques
+        return [_skipped_trial(TechniqueName.CASCADE.value, reason)] if named else []
+    reporter.stage("Candidates", f"{cascade.NAME} of {found[0].proposal.name} and the original")
+    trial = bench.cascade(found[0], original, rules)
+    reporter.trial(trial)
+    return [trial]
+
+
 def _confirmed(original: Trial, trials: list[Trial], rules: Rules, bench: Bench) -> Decision:
     """Decide, and time the winner a second time: luck in one set of processes is no gain."""
     while True:
@@ -385,4 +408,6 @@ def _keep(model: Path, directory: Path) -> Path:
     with suppress(FileNotFoundError):
         shutil.rmtree(directory)
     modeldir.copy_onnx(model, directory)
+    if (model.parent / cascade.CASCADE_NAME).is_file():
+        shutil.copytree(model.parent, directory, dirs_exist_ok=True)
     return directory / MODEL_NAME

@@ -21,6 +21,7 @@ from longshore.artifact.manifest import (
 )
 
 from longshore_optimizer import modeldir
+from longshore_optimizer.cascade import CASCADE_NAME
 from longshore_optimizer.convert.protocol import Converted
 from longshore_optimizer.data import TensorSpec
 from longshore_optimizer.decide import Decision, Trial
@@ -145,6 +146,8 @@ def write(result: Result) -> Manifest:
             staging = Path(staging_name) / "artifact"
             staging.mkdir(mode=0o755)
             modeldir.copy_onnx(result.chosen_path, staging)
+            if (result.chosen_path.parent / CASCADE_NAME).is_file():
+                shutil.copytree(result.chosen_path.parent, staging, dirs_exist_ok=True)
             exported = result.request.work / exports.DIRECTORY
             if result.exports and exported.is_dir():
                 shutil.copytree(exported, staging / exports.DIRECTORY)

@@ -84,14 +84,17 @@ def time_models(
         if isinstance(base, WorkerError):
             raise base
         if isinstance(reference, Latency):
-            measured = {n: _rescale(v, base, reference) for n, v in measured.items() if n != original}
+            measured = {n: _rescaled(v, base, reference) for n, v in measured.items() if n != original}
         result |= measured
     return result
 
 
-def _rescale(value: Latency | WorkerError, base: Latency, reference: Latency) -> Latency | WorkerError:
-    if isinstance(value, WorkerError):
-        return value
+def _rescaled(value: Latency | WorkerError, base: Latency, reference: Latency) -> Latency | WorkerError:
+    return value if isinstance(value, WorkerError) else rescale(value, base, reference)
+
+
+def rescale(value: Latency, base: Latency, reference: Latency) -> Latency:
+    """Give what was timed against `base` as if it had been timed against `reference`, the same model."""
     count = min(len(value.rounds), len(base.rounds), len(reference.rounds))
     rounds = tuple(reference.rounds[i] * value.rounds[i] / base.rounds[i] for i in range(count))
     cpu = tuple(reference.cpu_rounds[i] * value.cpu_rounds[i] / base.cpu_rounds[i] for i in range(count))

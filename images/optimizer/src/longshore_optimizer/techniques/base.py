@@ -1,5 +1,6 @@
 """The protocol of a technique and the facts that it decides on."""
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Work:
-    """What `apply` gets: the prepared model, where to write, the data and a scratch directory."""
+    """What `apply` gets: the prepared model, where to write, data, a scratch directory and a time limit."""
 
     model: Path
     out: Path
@@ -78,6 +79,17 @@ class Work:
     scratch: Path
     seed: int
     threads: int
+    training: Path | None = None
+    seconds: float = 600.0
+
+
+def lacks_training(target: TargetFacts) -> str | None:
+    """Say what is missing for techniques that train, None where nothing is."""
+    if not target.training:
+        return "it needs training data: add optimize.training"
+    if importlib.util.find_spec("torch") is None:
+        return "it needs PyTorch: use the image variant with it, or install longshore-optimizer[pytorch]"
+    return None
 
 
 class Technique(Protocol):

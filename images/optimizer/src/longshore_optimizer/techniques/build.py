@@ -17,6 +17,7 @@ class Built(Wire):
 
 def build(request: Request) -> None:
     """Apply the technique that the request names; raises whatever it raises."""
+    from longshore_optimizer.techniques.cascade_graph import join
     from longshore_optimizer.techniques.prepare import prepare
     from longshore_optimizer.techniques.registry import TECHNIQUES
     from longshore_optimizer.techniques.zip_map import remove_zip_map
@@ -32,11 +33,15 @@ def build(request: Request) -> None:
         scratch=Path(request["scratch"]),
         seed=int(request.get("seed", 0)),
         threads=int(request.get("threads", 1)),
+        training=Path(request["training"]) if request.get("training") else None,
+        seconds=float(request.get("seconds", 600.0)),
     )
     if request["technique"] == "Prepare":
         prepare(work)
     elif request["technique"] == "RemoveZipMap":
         remove_zip_map(work)
+    elif request["technique"] == TechniqueName.CASCADE:
+        join(work)
     else:
         TECHNIQUES[TechniqueName(request["technique"])].apply(work)
     if not out.is_file():

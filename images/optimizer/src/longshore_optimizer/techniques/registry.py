@@ -6,6 +6,7 @@ from longshore.api.optimize import Goal, TechniqueName
 
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Technique
+from longshore_optimizer.techniques.distillation import Distillation
 from longshore_optimizer.techniques.dynamic_int8 import DynamicInt8
 from longshore_optimizer.techniques.float16 import Float16
 from longshore_optimizer.techniques.graph import Graph
@@ -26,6 +27,7 @@ TECHNIQUES: dict[TechniqueName, Technique] = {
         WeightOnly(),
         SmoothQuant(),
         StructuredPruning(),
+        Distillation(),
         LowRank(),
         Float16(),
         WeightSharing(),
@@ -74,7 +76,7 @@ def propose(
         skipped += [
             (n, "this version has no such technique: remove it from techniques")
             for n in TechniqueName
-            if n in names and n not in TECHNIQUES
+            if n in names and n not in TECHNIQUES and n is not TechniqueName.CASCADE
         ]
     longest = max((len(s) for s in spaces), default=0)
     rounds = [space[i] for i in range(longest) for space in spaces if i < len(space)]

@@ -15,12 +15,22 @@ from numpy.typing import NDArray
 from longshore_optimizer.data import batches, read
 from longshore_optimizer.measure.session import open_session, tensor_specs
 from longshore_optimizer.techniques import channels, coupling, elimination, onnxfile
-from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal, TargetFacts, Work
+from longshore_optimizer.techniques.base import (
+    ModelFacts,
+    NotApplicableError,
+    Proposal,
+    TargetFacts,
+    Work,
+    lacks_training,
+)
 from longshore_optimizer.techniques.channels import Channels
 from longshore_optimizer.techniques.coupling import Coupling, Group
 from longshore_optimizer.techniques.elimination import Ranking
 
 _SHARES = (0.2, 0.4, 0.6)
+_TRAINED = ((0.55, "polynomial"), (0.75, "polynomial"), (0.55, "constant"))
+"""Shares and schedules where training data is given."""
+
 _LEAST_CHANNELS = 8
 _MOST_FEATURES = 4096
 """Readers of more features are not pruned into: their second moments would not fit into memory."""
@@ -52,30 +62,37 @@ class StructuredPruning:
             return "the model is quantized already"
         if not model.count("Conv", "ConvTranspose", "MatMul", "Gemm") or not model.weight_bytes:
             return "the model has no convolution or matrix product to prune"
-        if not target.calibration:
+        if not target.calibration and lacks_training(target) is not None:
             return "structured pruning needs calibration data: add optimize.calibration"
         return None
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
-        """Against measured latency where there is a limit; then by shares of the products, four criteria."""
+        """To the latency limit where there is one, trained where that can be, then by shares and criteria."""
         del model
-        proposals = []
-        if target.p95_limit_ms is not None:
-            parameters = {"criterion": "reconstruction", "p95LimitMs": target.p95_limit_ms}
-            proposals.append(Proposal("structured-to-limit", self.name, parameters))
-        for share in _SHARES:
-            parameters = {"criterion": "reconstruction", "share": share}
-            proposals.append(Proposal(f"structured-{share * 100:g}", self.name, parameters))
-        proposals += [
-            Proposal(
-                f"structured-{kind}-{_SHARES[0] * 100:g}", self.name, {"criterion": kind, "share": _SHARES[0]}
-            )
-            for kind in ("norm", "activation", "information")
-        ]
-        return tuple(proposals)
+        parameters: list[tuple[str, dict[str, object]]] = []
+        if target.calibration and target.p95_limit_ms is not None:
+            limit = {"criterion": "reconstruction", "p95LimitMs": target.p95_limit_ms}
+            parameters.append(("to-limit", limit))
+        if lacks_training(target) is None:
+            parameters += [
+                (f"trained-{share * 100:g}-{kind}", {"criterion": "taylor", "share": share, "schedule": kind})
+                for share, kind in _TRAINED
+            ]
+        if target.calibration:
+            parameters += [(f"{s * 100:g}", {"criterion": "reconstruction", "share": s}) for s in _SHARES]
+            parameters += [
+                (f"{kind}-{_SHARES[0] * 100:g}", {"criterion": kind, "share": _SHARES[0]})
+                for kind in ("norm", "activation", "information")
+            ]
+        return tuple(Proposal(f"structured-{name}", self.name, chosen) for name, chosen in parameters)
 
     def apply(self, work: Work) -> None:
         """Prune; raises NotApplicableError where no channels can be removed."""
+        if work.parameters["criterion"] == "taylor":
+            from longshore_optimizer.techniques import iterative_pruning
+
+            onnxfile.save(iterative_pruning.prune(work), work.out)
+            return
         if work.calibration is None:
             raise ValueError("structured pruning needs calibration data")
         model = onnxfile.load(work.model)

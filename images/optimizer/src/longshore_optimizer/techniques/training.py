@@ -1,0 +1,240 @@
+"""Trains the weights of an ONNX model against labels and against the answers of a teacher."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from longshore_optimizer.data import read
+from longshore_optimizer.measure.session import open_session, tensor_specs
+from longshore_optimizer.techniques.base import NotApplicableError
+from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
+
+BATCH = 64
+_HELD_OUT = 10
+"""One in ten training samples judges which weights are kept."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How to train: loss = alpha x cross-entropy + (1 - alpha) x distillation (Hinton et al. 2015).
+
+    `relation` is `response` (answers softened by `temperature`), `feature` (hidden tensors of one shape too,
+    Romero et al. 2014) or `relation` (distances between samples too, Park et al. 2019). `seconds` bounds it.
+    """
+
+    epochs: int = 20
+    rate: float = 1e-3
+    alpha: float = 0.3
+    temperature: float = 4.0
+    relation: str = "response"
+    seconds: float = 300.0
+    seed: int = 0
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Training data: inputs by name (n, ...), and classes (n,) where labels are whole numbers."""
+
+    feeds: Mapping[str, Tensor]
+    classes: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.feeds.values())))
+
+    def rows(self, places: NDArray[np.int64]) -> "Samples":
+        """Give some samples."""
+        index = torch.from_numpy(places)
+        classes = self.classes[index] if self.classes is not None else None
+        return Samples({k: v[index] for k, v in self.feeds.items()}, classes)
+
+
+def load(model: Path, data: Path) -> Samples:
+    """Read training data for a model.
+
+    Raises:
+        Problem: as `data.read`.
+        NotApplicableError: shards of several shapes, or inputs without a batch axis.
+    """
+    inputs = tensor_specs(open_session(model, 1, optimize=False).get_inputs())
+    shards = read(data, "training", inputs).shards
+    if len({tuple(v.shape[1:] for v in s.arrays.values()) for s in shards}) > 1:
+        raise NotApplicableError("training data of several shapes cannot be mixed in batches")
+    if any(
+        shards[0].arrays[i.name].ndim != i.rank or (i.shape or (None,))[0] not in (None, 1) for i in inputs
+    ):
+        raise NotApplicableError("inputs without a free batch axis cannot be trained on")
+    feeds = {i.name: torch.from_numpy(np.concatenate([s.arrays[i.name] for s in shards])) for i in inputs}
+    labels = [s.labels for s in shards]
+    classes = None
+    if all(label is not None and label.ndim == 1 and label.dtype.kind in "iu" for label in labels):
+        classes = torch.from_numpy(np.concatenate([np.asarray(label) for label in labels]).astype(np.int64))
+    return Samples(feeds, classes)
+
+
+def train(
+    student: onnx.ModelProto, teacher: onnx.ModelProto, samples: Samples, lesson: Lesson
+) -> onnx.ModelProto:
+    """Give the student with trained weights; those that did best on held-out training samples.
+
+    Raises:
+        NotApplicableError: an operator that cannot be trained, or a teacher with another output shape.
+    """
+    torch.manual_seed(lesson.seed)
+    torch.set_num_threads(lesson.threads)
+    target = answers(student.graph)
+    pupil, guide = TorchGraph(student, target), TorchGraph(teacher, answers(teacher.graph))
+    order = np.random.default_rng(lesson.seed).permutation(samples.count)
+    judged = samples.rows(order[: max(1, samples.count // _HELD_OUT)])
+    taught = samples.rows(order[len(order) // _HELD_OUT :])
+    hidden = _shared(student, teacher, pupil, guide, judged) if lesson.relation == "feature" else []
+    expected = _answers(guide, taught, [answers(teacher.graph), *hidden])
+    goals = _answers(guide, judged, [answers(teacher.graph), *hidden])
+    given = _answers(pupil, judged, [target])[0]
+    if given.shape != goals[0].shape:
+        raise NotApplicableError(
+            f"the teacher answers in the shape {tuple(goals[0].shape[1:])}, "
+            f"the student in {tuple(given.shape[1:])}"
+        )
+    started = time.monotonic()
+    best = _harm(pupil, judged, goals, [target, *hidden], lesson)
+    kept = [w.detach().clone() for w in pupil.weights]
+    optimizer = torch.optim.Adam(pupil.parameters(), lr=lesson.rate)
+    steps = -(-taught.count // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(lesson.epochs * steps, 1))
+    rng = np.random.default_rng(lesson.seed)
+    for _ in range(lesson.epochs):
+        shuffled = rng.permutation(taught.count)
+        for start in range(0, taught.count, BATCH):
+            places = shuffled[start : start + BATCH]
+            index = torch.from_numpy(places)
+            part = taught.rows(places)
+            outputs = pupil(dict(part.feeds), [target, *hidden])
+            loss = loss_of(outputs, [e[index] for e in expected], part.classes, lesson)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(pupil.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+            if time.monotonic() - started > lesson.seconds:
+                break
+        harm = _harm(pupil, judged, goals, [target, *hidden], lesson)
+        if harm < best:
+            best, kept = harm, [w.detach().clone() for w in pupil.weights]
+        if time.monotonic() - started > lesson.seconds:
+            break
+    with torch.no_grad():
+        for weight, value in zip(pupil.weights, kept, strict=True):
+            weight.copy_(value)
+    result = onnx.ModelProto()
+    result.CopyFrom(student)
+    pupil.write(result)
+    return result
+
+
+def loss_of(
+    outputs: Sequence[Tensor], expected: Sequence[Tensor], classes: Tensor | None, lesson: Lesson
+) -> Tensor:
+    """Loss of a batch; without classes only what the teacher says counts."""
+    taught = distillation(outputs, expected, lesson)
+    if classes is None or outputs[0].dim() != 2:
+        return taught
+    return lesson.alpha * functional.cross_entropy(outputs[0], classes) + (1 - lesson.alpha) * taught
+
+
+def distillation(outputs: Sequence[Tensor], expected: Sequence[Tensor], lesson: Lesson) -> Tensor:
+    """The teacher's part of the loss."""
+    given, wanted = outputs[0], expected[0]
+    if given.dim() == 2 and given.shape[1] > 1:
+        heat = lesson.temperature
+        loss = heat**2 * functional.kl_div(
+            functional.log_softmax(given / heat, 1),
+            functional.log_softmax(wanted / heat, 1),
+            reduction="batchmean",
+            log_target=True,
+        )
+    else:
+        loss = functional.mse_loss(given, wanted) / wanted.var(unbiased=False).clamp_min(1e-8)
+    for mine, other in zip(outputs[1:], expected[1:], strict=True):
+        loss = loss + functional.mse_loss(mine, other) / other.var(unbiased=False).clamp_min(1e-8)
+    if lesson.relation == "relation":
+        loss = loss + functional.smooth_l1_loss(_distances(given), _distances(wanted))
+    return loss
+
+
+def _distances(values: Tensor) -> Tensor:
+    """Distances between the samples of a batch, relative to their mean."""
+    flat = values.reshape(len(values), -1)
+    # The square root has no gradient at zero, where every sample meets itself.
+    squares = (flat[:, None] - flat[None]).pow(2).sum(-1)
+    distances = (squares + 1e-12).sqrt()
+    return distances / distances.mean().clamp_min(1e-8)
+
+
+def _answers(graph: TorchGraph, samples: Samples, wanted: Sequence[str]) -> list[Tensor]:
+    parts: list[list[Tensor]] = []
+    with torch.no_grad():
+        for start in range(0, samples.count, 256):
+            places = np.arange(start, min(start + 256, samples.count))
+            parts.append(graph(dict(samples.rows(places).feeds), wanted))
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def _harm(
+    graph: TorchGraph, samples: Samples, goals: Sequence[Tensor], wanted: Sequence[str], lesson: Lesson
+) -> float:
+    with torch.no_grad():
+        return float(loss_of(_answers(graph, samples, wanted), goals, samples.classes, lesson))
+
+
+def _shared(
+    student: onnx.ModelProto, teacher: onnx.ModelProto, pupil: TorchGraph, guide: TorchGraph, samples: Samples
+) -> list[str]:
+    """Hidden tensors that both have in the same shape: what activations give, at most four."""
+    makers = {
+        o for n in student.graph.node if n.op_type in ("Relu", "Add", "Clip", "HardSwish") for o in n.output
+    }
+    names = [o for n in teacher.graph.node for o in n.output if o in makers]
+    few = samples.rows(np.arange(min(2, samples.count)))
+    known: list[str] = []
+    for name in names:
+        try:
+            shapes = [_answers(graph, few, [name])[0].shape for graph in (pupil, guide)]
+        except KeyError:
+            continue
+        if shapes[0] == shapes[1]:
+            known.append(name)
+    return known[-4:]
+
+
+def gradients(
+    model: onnx.ModelProto, teacher: onnx.ModelProto, samples: Samples, lesson: Lesson
+) -> dict[str, Any]:
+    """Sums of weight x gradient over batches, in each weight's shape (Molchanov et al. 2019)."""
+    target = answers(model.graph)
+    graph, guide = TorchGraph(model, target), TorchGraph(teacher, answers(teacher.graph))
+    few = samples.rows(np.arange(min(samples.count, 8 * BATCH)))
+    expected = _answers(guide, few, [answers(teacher.graph)])[0]
+    totals = {name: np.zeros(tuple(w.shape)) for name, w in graph.named().items()}
+    for start in range(0, few.count, BATCH):
+        places = np.arange(start, min(start + BATCH, few.count))
+        part = few.rows(places)
+        outputs = graph(dict(part.feeds), [target])
+        loss = loss_of(outputs, [expected[torch.from_numpy(places)]], part.classes, lesson)
+        graph.zero_grad()
+        loss.backward()
+        for name, weight in graph.named().items():
+            if weight.grad is not None:
+                totals[name] += (weight.detach() * weight.grad).numpy()
+    return totals
