@@ -1,6 +1,7 @@
 """Steady load on a model, with every answer counted."""
 
 import asyncio
+import ssl
 import threading
 import time
 from collections import Counter
@@ -27,7 +28,13 @@ class Load:
     failures: list[str] = field(default_factory=list)
     times: list[tuple[float, str]] = field(default_factory=list)
 
+    def ask(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> float:
+        """Ask something else from now on; gives the moment, seconds since the epoch."""
+        self._body = request_body(inputs)
+        return time.time()
+
     def __enter__(self) -> Self:
+        self.ask(self.inputs)
         self._stop = threading.Event()
         address = self.url or f"{self.target.address()}/v2/models/{self.target.name}/infer"
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run(address)), daemon=True)
@@ -44,22 +51,27 @@ class Load:
         return sum(self.outcomes.values())
 
     async def _run(self, address: str) -> None:
-        body = request_body(self.inputs)
+        # Reading the certificate authorities anew for each client would cost more than the requests.
+        self._tls = ssl.create_default_context()
         waiting: set[asyncio.Task[None]] = set()
-        async with httpx.AsyncClient(timeout=10, headers=dict(self.headers)) as kept:
+        async with self._client() as kept:
             began, count = time.monotonic(), 0
             while not self._stop.is_set():
-                task = asyncio.create_task(self._ask(kept, address, body, fresh=count % 2 == 0))
+                task = asyncio.create_task(self._ask(kept, address, fresh=count % 2 == 0))
                 waiting.add(task)
                 task.add_done_callback(waiting.discard)
                 count += 1
                 await asyncio.sleep(max(0.0, began + count / self.rate - time.monotonic()))
             await asyncio.gather(*waiting)
 
-    async def _ask(self, kept: httpx.AsyncClient, address: str, body: bytes, fresh: bool) -> None:
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(timeout=10, headers=dict(self.headers), verify=self._tls)
+
+    async def _ask(self, kept: httpx.AsyncClient, address: str, fresh: bool) -> None:
+        body = self._body
         try:
             if fresh:
-                async with httpx.AsyncClient(timeout=10, headers=dict(self.headers)) as client:
+                async with self._client() as client:
                     answer = await client.post(address, content=body)
             else:
                 answer = await kept.post(address, content=body)

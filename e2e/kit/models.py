@@ -123,3 +123,29 @@ def slow(size: int, width: int = 4) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def greedy(width: int = 4) -> bytes:
+    """Build a classifier that holds as many mebibytes while it answers as the first value of a row says."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+            helper.make_node("Mul", ["most", "mebibyte"], ["floats"]),
+            helper.make_node("Cast", ["floats"], ["count"], to=TensorProto.INT64),
+            helper.make_node("Unsqueeze", ["count", "axis"], ["shape"]),
+            helper.make_node("ConstantOfShape", ["shape"], ["held"]),
+            helper.make_node("ReduceMax", ["held"], ["zero"], keepdims=0),
+            helper.make_node("Add", ["x", "zero"], ["same"]),
+            helper.make_node("Softmax", ["same"], ["probabilities"], axis=1),
+        ],
+        "greedy",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", width])],
+        [
+            numpy_helper.from_array(np.array(2**18, np.float32), "mebibyte"),
+            numpy_helper.from_array(np.array([0], np.int64), "axis"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())

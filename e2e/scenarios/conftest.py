@@ -1,29 +1,22 @@
 """Fixtures of the scenarios: an operator at work on the real cluster, and a namespace of one's own."""
 
-import base64
 import os
-import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from e2e.kit import https, registry
+from e2e.kit import activators, https, registry
 from e2e.kit.https import FileServer
 from e2e.kit.kube import Kube
 from e2e.kit.model_deployment import ModelDeployment
+from e2e.kit.operator import NODE_ADDRESS, REGISTRY_FROM_NODE, REGISTRY_FROM_PODS, ROOT, Operator
 from e2e.kit.wait import eventually
 
-NODE_ADDRESS = "10.244.0.1"
-"""The node as pods reach it."""
-REGISTRY_FROM_PODS = f"{NODE_ADDRESS}:5000"
-REGISTRY_FROM_NODE = "localhost:5000"
 OWNED = "deployments,services,jobs,pods,serviceaccounts,poddisruptionbudgets,networkpolicies"
-ROOT = Path(__file__).parents[2]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,42 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1800))
-
-
-@dataclass
-class Operator:
-    """The operator as a process of this machine; `kill` and `start` are what a crash and a restart are."""
-
-    kubeconfig: Path
-    namespace: str
-    log: Path
-    activator_token: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    str(ROOT / ".venv/bin/longshore"),
-                    *("operator", "run", "--port", "0", "--no-elect", "--namespace", self.namespace),
-                    *("--store", f"oci://{REGISTRY_FROM_PODS}/longshore", "--store-plain-http"),
-                    *("--node-registry", f"{REGISTRY_FROM_PODS}={REGISTRY_FROM_NODE}"),
-                    *("--plain-http-registry", REGISTRY_FROM_PODS),
-                    *("--activator-token", str(self.activator_token)),
-                    *("--activator-namespace", self.namespace),
-                ],
-                env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
-                stderr=log,
-                stdout=log,
-            )
-
-    def end(self, number: int = signal.SIGTERM) -> None:
-        """End it, by SIGKILL as a crash does or by SIGTERM as a rolling update does."""
-        if self.process is not None:
-            self.process.send_signal(number)
-            self.process.wait(30)
-            self.process = None
 
 
 @pytest.fixture(scope="session")
@@ -108,21 +65,9 @@ def own_namespace(kube: Kube, files: FileServer) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def activator_token(
-    kube: Kube, environment: dict[str, str], own_namespace: str, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def activator_token(kube: Kube, own_namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the chart's activators in the namespace; gives the file with their token."""
-    helm = Path(environment["PATH"].partition(":")[0]) / "helm"
-    chart = [str(helm), "template", "scenarios", str(ROOT / "charts" / "longshore")]
-    chosen = ["--kube-version", "1.36.0", "--namespace", own_namespace, "--set", "activator.enabled=true"]
-    shown = ["--show-only", "templates/activator.yaml"]
-    rendered = subprocess.run([*chart, *chosen, *shown], check=True, stdout=subprocess.PIPE, text=True).stdout
-    kube("apply", "-n", own_namespace, "-f", "-", stdin=rendered)
-    secret = kube.get("secret", "scenarios-longshore-activator", own_namespace)
-    assert secret is not None
-    path = tmp_path_factory.mktemp("activator") / "token"
-    path.write_bytes(base64.b64decode(secret["data"]["token"]))
-    return path
+    return activators.install(kube, own_namespace, tmp_path_factory.mktemp("activator"))
 
 
 @pytest.fixture(scope="session")

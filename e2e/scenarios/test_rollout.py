@@ -9,8 +9,8 @@ import pytest
 from e2e.kit.load import Load
 from e2e.kit.model_deployment import ModelDeployment
 from e2e.kit.models import classifier, fragile, slow
+from e2e.kit.operator import Operator
 from e2e.kit.wait import eventually
-from e2e.scenarios.conftest import Operator
 
 pytestmark = pytest.mark.cluster
 New = Callable[[str], ModelDeployment]

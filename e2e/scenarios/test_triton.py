@@ -14,8 +14,8 @@ from e2e.kit.kube import Kube
 from e2e.kit.load import Load
 from e2e.kit.model_deployment import ModelDeployment
 from e2e.kit.models import classifier
+from e2e.kit.operator import ROOT
 from e2e.kit.wait import eventually
-from e2e.scenarios.conftest import ROOT
 
 pytestmark = pytest.mark.cluster
 New = Callable[[str], ModelDeployment]
