@@ -79,7 +79,7 @@ test: lint ## Run everything, from nothing: checks, fast tests, the cluster itse
 	$(VENV)/bin/pytest -q -m node tests/cluster_tool
 	@$(CLUSTER_TOOL) up
 	@$(CLUSTER_TOOL) images
-	@$(CLUSTER_TOOL) images triton
+	@$(CLUSTER_TOOL) images triton traefik
 	LONGSHORE_E2E_AS_IT_IS=1 $(VENV)/bin/pytest -q -n 2 --dist loadfile -m "cluster and not node" tests e2e/scenarios
 
 # --- the demo

@@ -39,7 +39,7 @@ def optimized(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     done = run(
         digits / "digits.onnx", "--calibration", digits / "calibration.npz", "--evaluation",
         digits / "evaluation.npz", "--metric", "accuracy", "--max-drop", 0.02, "--goal", "size", "--out", out,
-        "--json",
+        "--trials", 12, "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return out, json.loads(done.stdout)
