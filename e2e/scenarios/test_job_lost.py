@@ -39,7 +39,7 @@ def test_a_job_that_takes_too_long_is_told_and_more_time_recovers(
     kube("patch", "pod", pod["metadata"]["name"], "-n", model.namespace, "--type=merge", "-p", patch)
     stalled = model.wait_for("Stalled", "True")
     assert stalled["reason"] == "DeadlineExceeded", stalled
-    assert "optimize.budget.time" in stalled["message"]
+    assert "budget.time" in stalled["message"]
     model.apply({**spec, "optimize": {**spec["optimize"], "budget": {"time": "40m"}}})
     model.wait_ready(180)
 

@@ -156,6 +156,19 @@ def test_the_deadline_names_the_field() -> None:
     assert "raise optimize.budget.time" in world.condition("Stalled")["message"]
 
 
+def test_a_pod_that_its_node_took_along_is_no_failure() -> None:
+    world = started()
+    job = world.jobs()[-1]
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    labels |= {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    taken = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC"}
+    world.pod("taken", labels, status={"phase": "Failed", "conditions": [taken]})
+    world.settle()
+    assert world.condition("Stalled")["status"] == "False"
+    assert "pod taken was taken from its node" in world.condition("Reconciling")["message"]
+    assert world.jobs() == [job]
+
+
 def test_a_job_whose_pod_is_gone_is_tried_again() -> None:
     world = started()
     world.end_job(None, failed=True, pod=False)

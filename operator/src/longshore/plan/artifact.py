@@ -128,6 +128,9 @@ def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
         return ArtifactStage(Done(artifact), delete=superseded)
     if job.failed:
         return _failed(observed, spec, key, job, pod, report, superseded)
+    if pod is not None and pod.disrupted:
+        message = f"pod {pod.name} was taken from its node: Job {job.name} starts another"
+        return ArtifactStage(Waiting("Optimizing", message), delete=superseded)
     if pod is not None:
         problem = pod_problem(pod, observed.now, _MEMORY_FIELD)
         if problem is not None:

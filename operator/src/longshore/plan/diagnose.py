@@ -70,7 +70,8 @@ def pod_problem(pod: PodView, now: float, memory_field: str) -> Problem | None:
 
 def pods_problem(observed: Observed, revision: str) -> Problem | None:
     """Say what keeps pods of a revision from being ready, or from being made at all."""
-    pods = [pod for pod in observed.pods_of(revision) if not pod.deleting and not pod.ready]
+    # A pod that its node or a drain took is replaced: the one that follows tells what is wrong, if anything.
+    pods = [p for p in observed.pods_of(revision) if not (p.deleting or p.disrupted or p.ready)]
     problems = [pod_problem(pod, observed.now, MEMORY_FIELD) for pod in sorted(pods, key=lambda p: p.name)]
     found = next((p for p in problems if p is not None), None)
     if found is not None:
