@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import kopf
-from longshore.app import WATCHED
+from longshore.lists import WATCHED
 from longshore.resources.kinds import MODEL_DEPLOYMENT
 
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from longshore.app import list_all
 from longshore.cluster import Cluster, ClusterError
 from longshore.index import Index
+from longshore.lists import list_all
 from longshore.metrics import Metrics
 from longshore.observe import observe
 from longshore.plan.analysis.verdict import Verdict

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.cluster import addons
 from e2e.cluster import apiserver as api_server_process
 from tests.kube import Kube, model, models_path
 from tests.operator.process import OperatorProcess, until
@@ -105,27 +106,48 @@ def test_whoever_lost_the_lease_ends(kube: Kube, tmp_path: Path) -> None:
     assert taken["spec"]["holderIdentity"] == "somebody-else"
 
 
-def test_two_models_that_want_one_route_are_told_and_the_second_gets_it_when_it_is_free(
-    kube: Kube, tmp_path: Path
-) -> None:
-    """Without the Gateway API on this server, whoever has the claim is told what is missing."""
-    namespace = kube.namespace("process-route")
+def test_a_route_goes_to_the_first_of_two_models_and_works_once_the_gateway_api_comes(tmp_path: Path) -> None:
+    """An operator for one namespace has no right to watch definitions, and notices the new kinds still."""
     spec = {"model": {"uri": "https://m.example/m.onnx"}, "route": {"parentRefs": [{"name": "gateway"}]}}
+    with api_server_process.start(tmp_path / "server") as server, Kube(server) as kube:
+        kube.install((Path(__file__).parents[2] / "crds" / "longshore.dev_modeldeployments.yaml").read_text())
+        namespace = kube.namespace("process-route")
 
-    def told(name: str, reason: str) -> str | None:
-        stalled = condition(kube, namespace, name, "Stalled")
-        return stalled["message"] if stalled.get("reason") == reason else None
+        def told(name: str, reason: str) -> str | None:
+            stalled = condition(kube, namespace, name, "Stalled")
+            return stalled["message"] if stalled.get("reason") == reason else None
 
-    with OperatorProcess(kube.server, namespace, tmp_path / "log"):
-        kube.create(models_path(namespace), model("first", spec, namespace))
-        kube.create(models_path(namespace), model("second", spec, namespace))
-        until(lambda: told("first", "GatewayApiMissing"))
-        conflict = until(lambda: told("second", "RouteConflict"))
-        assert f"ModelDeployment {namespace}/first has this route already" in conflict
-        for name in ("first", "second"):
-            assert kube.get(f"/api/v1/namespaces/{namespace}/services/{name}")
-        kube.delete(f"{models_path(namespace)}/first")
-        until(lambda: told("second", "GatewayApiMissing"))
+        with OperatorProcess(server, namespace, tmp_path / "log"):
+            kube.create(models_path(namespace), model("first", spec, namespace))
+            kube.create(models_path(namespace), model("second", spec, namespace))
+            until(lambda: told("first", "GatewayApiMissing"))
+            conflict = until(lambda: told("second", "RouteConflict"))
+            assert conflict is not None
+            assert f"ModelDeployment {namespace}/first has this route already" in conflict
+            for name in ("first", "second"):
+                assert kube.get(f"/api/v1/namespaces/{namespace}/services/{name}")
+
+            addons.install_gateway_api(server.kubeconfig, lambda line: None)
+            routes = f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes"
+            route = until(lambda: kube.get(f"{routes}/first"))
+            assert route is not None
+            accepted = {
+                "type": "Accepted",
+                "status": "True",
+                "reason": "Accepted",
+                "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+                "observedGeneration": route["metadata"]["generation"],
+            }
+            parents = [
+                {"parentRef": parent, "controllerName": "tests.example/gateway", "conditions": [accepted]}
+                for parent in route["spec"]["parentRefs"]
+            ]
+            kube.merge(f"{routes}/first/status", {"status": {"parents": parents}})
+            until(lambda: condition(kube, namespace, "first", "Routed").get("status") == "True")
+
+            kube.delete(models_path(namespace, "first"))
+            until(lambda: kube.get(f"{routes}/second"))
 
 
 def test_without_the_kind_it_says_what_to_do(tmp_path: Path) -> None:

@@ -25,18 +25,18 @@ from longshore.gauges import Gauges
 from longshore.index import Index, Key
 from longshore.lease import Lease
 from longshore.listen import listen
+from longshore.lists import WATCHED, follow_late_kinds, list_all
 from longshore.metrics import Metrics
 from longshore.notify import Notifier
 from longshore.probes import serve_probes
 from longshore.queue import Queue
 from longshore.reconcile import Reconciler
-from longshore.resources.kinds import CHILDREN, MODEL_DEPLOYMENT, POD, Kind
+from longshore.resources.kinds import MODEL_DEPLOYMENT, Kind
 from longshore.scrape import Scraper
 from longshore.senses import Senses
 from longshore.settings import Settings
 from longshore.signals import Inquirer
 
-WATCHED: tuple[Kind, ...] = (MODEL_DEPLOYMENT, *CHILDREN, POD)
 RESYNC = 600.0
 """Seconds between full lists: a watch that broke may have missed a deletion."""
 
@@ -129,7 +129,8 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, stop.set)
                 listening = listen(index, senses, queue.add, scraper)
-                parts = [elect(), _resync(cluster, index, queue, settings), listening]
+                late = follow_late_kinds(cluster, index, settings, queue.add)
+                parts = [elect(), _resync(cluster, index, queue, settings), listening, late]
                 if activators is not None:
                     activators.wake = queue.add
                     parts.append(activators.run(cluster))
@@ -335,37 +336,6 @@ async def _first_list(cluster: Cluster, index: Index, settings: Settings) -> Non
             await asyncio.sleep(1)
         else:
             return
-
-
-async def list_all(cluster: Cluster, index: Index, settings: Settings) -> set[Key]:
-    """Read everything there is; gives the keys that changed.
-
-    Raises:
-        ClusterError: a kind that Longshore needs cannot be listed.
-    """
-    changed: set[Key] = set()
-    for kind in WATCHED:
-        selector = "" if kind is MODEL_DEPLOYMENT else kind.selector
-        objects: list[Mapping[str, Any]] = []
-        try:
-            for namespace in settings.namespaces or (None,):
-                answer = await cluster.list(kind, namespace, selector)
-                objects += [{**o, "apiVersion": kind.api_version, "kind": kind.kind} for o in answer["items"]]
-        except ClusterError as error:
-            if kind.optional and error.status in (403, 404):
-                index.installed.discard(kind.kind)
-                continue
-            if kind is MODEL_DEPLOYMENT and error.status == 404:
-                raise ClusterError(
-                    404,
-                    "CustomResourceMissing",
-                    "the kind ModelDeployment is not installed: apply crds/ first",
-                ) from error
-            raise
-        if kind.optional:
-            index.installed.add(kind.kind)
-        changed |= index.replace(kind, objects)
-    return changed
 
 
 def _log_failure(key: Key, error: Exception) -> None:
