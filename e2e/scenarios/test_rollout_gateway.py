@@ -170,16 +170,17 @@ def test_a_user_stays_on_one_revision_while_the_weight_rises(kube: Kube, deploym
     change(model, push, sticky, OTHER)
     users = [f"{number:02d}" for number in range(100)]
 
-    def on_canary() -> set[str]:
-        return {user for user in users if likeliest(kube, "sticky", **{"X-User": user}) != 0}
+    def on_canary(count: int | None = None) -> set[str] | None:
+        found = {user for user in users if likeliest(kube, "sticky", **{"X-User": user}) != 0}
+        return found if count in (None, len(found)) else None
 
     with Weights(model) as weights:
         eventually(lambda: weights.canary == 20, "the first weight", 120)
-        first = eventually(lambda: on_canary() if len(on_canary()) == 20 else None, "20 of 100 users", 30)
+        first = eventually(lambda: on_canary(20), "20 of 100 users", 30)
         assert on_canary() == first
         model.kube("annotate", "modeldeployment/sticky", "-n", model.namespace, "longshore.dev/promote=1")
         eventually(lambda: weights.canary == 50, "the second weight", 120)
-        second = eventually(lambda: on_canary() if len(on_canary()) == 50 else None, "50 of 100 users", 30)
+        second = eventually(lambda: on_canary(50), "50 of 100 users", 30)
     assert first < second
 
 
