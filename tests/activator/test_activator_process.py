@@ -11,6 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.activator.conftest import ask
+
 TOKEN = "a-token-of-enough-length"
 
 
@@ -85,6 +87,27 @@ async def test_demand_is_pushed_and_a_cold_start_is_answered(process, pod):
             if event["type"] == "load" and event["active"] == 1 and event["held"] == 0:
                 break
         writer.close()
+        stream.close()
+
+
+async def test_a_warm_copy_answers_at_once_and_a_pod_is_asked_for_all_the_same(process, pod):
+    warm = {**digits(pod.port), "endpoints": [{"address": "127.0.0.1", "ready": True, "warm": True}]}
+    port = (await process.put(warm))["ports"]["team/digits"]["http"]
+    async with process.session() as session, asyncio.timeout(15):
+        stream = await session.get("/v1/events")
+        seen = events(stream)
+        assert (await anext(seen))["models"][0]["demand"] == 0
+        assert await ask(port) == b"HELLO"
+        wake = await anext(seen)
+        assert (wake["type"], wake["demand"], wake["held"]) == ("wake", 1, 0)
+        ordinary = {"address": "127.0.0.9", "ready": False}
+        answer = await session.put(
+            "/v1/routes/team/digits/endpoints", json={"endpoints": [*warm["endpoints"], ordinary]}
+        )
+        assert answer.status == 200
+        async for event in seen:
+            if event["type"] == "load" and event["demand"] == 0:
+                break
         stream.close()
 
 

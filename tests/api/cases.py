@@ -162,6 +162,10 @@ OUT_OF_RANGE: dict[str, Spec] = {
     "relative-path": spec(route={"parentRefs": [{"name": "g"}], "pathPrefix": "models"}),
     "port-zero": spec(route={"parentRefs": [{"name": "g", "port": 0}]}),
     "serving-as-list": spec(serving=[]),
+    "target-of-zero": spec(scaling={"metrics": [{"type": "Concurrency", "target": 0}]}),
+    "negative-target": spec(scaling={"metrics": [{"type": "RequestsPerSecond", "target": -1}]}),
+    "negative-min": spec(scaling={"min": -1}),
+    "too-many-warm-copies": spec(scaling={"min": 0, "warm": 11}),
     "steps-as-object": spec(rollout={"steps": {}}),
 }
 """Specs that the schema refuses."""

@@ -6,7 +6,7 @@ from typing import Any
 from longshore.plan.telemetry import PodReading, Telemetry
 from longshore.settings import Settings
 
-from tests.operator.world import SPEC, World
+from tests.operator.world import SPEC, World, is_warm
 
 TICK = 2.0
 
@@ -32,7 +32,9 @@ class Loaded:
         return [
             name
             for name in self.world.names("Pod")
-            if name.startswith(prefix) and self.world._is_ready(self.world.objects["Pod", name])
+            if name.startswith(prefix)
+            and self.world._is_ready(self.world.objects["Pod", name])
+            and not is_warm(self.world.objects["Pod", name])
         ]
 
     def replicas(self) -> int:
@@ -41,7 +43,9 @@ class Loaded:
         return sum(
             obj["spec"]["replicas"]
             for (kind, _), obj in self.world.objects.items()
-            if kind == "Deployment" and obj["metadata"]["labels"]["longshore.dev/name"] == name
+            if kind == "Deployment"
+            and obj["metadata"]["labels"]["longshore.dev/name"] == name
+            and not is_warm(obj)
         )
 
     def tick(self, times: int = 1) -> None:

@@ -18,6 +18,7 @@ from longshore.resources.job import job_request, optimize_job
 from longshore.resources.names import Owner
 from longshore.resources.networkpolicy import optimizer_policy
 from longshore.resources.route_rules import Division
+from longshore.resources.warm import warm_deployment
 from longshore.settings import NodeRegistry, Settings
 
 from tests.operator.world import SPEC, World
@@ -71,6 +72,13 @@ def serving(spec: Any) -> list[dict[str, Any]]:
     return [dict(obj) for obj in world.plan().apply]
 
 
+def warm(spec: Any) -> list[dict[str, Any]]:
+    """Give the warm copies of what would be served."""
+    served = next(obj for obj in serving(spec) if obj["kind"] == "Deployment")
+    revision = served["metadata"]["labels"]["longshore.dev/revision"]
+    return [warm_deployment(OWNER, revision, served["spec"]["template"], 2)]
+
+
 IMAGE = {"model": {"uri": "oci://registry.example/models/digits:1"}}
 FETCHED = {key: PRIVATE[key] for key in ("model", "serving")}
 
@@ -79,6 +87,7 @@ OBJECTS: dict[str, Any] = {
     "serving-by-image-volume": lambda: serving(IMAGE),
     "serving-by-init-container": lambda: serving(FETCHED),
     "serving-least": lambda: serving(SPEC),
+    "warm-copies": lambda: warm(FETCHED),
     "http-route": lambda: [
         http_route(
             OWNER,

@@ -32,6 +32,11 @@ START = 1_767_225_600.0
 SPEC: Mapping[str, Any] = {"model": {"uri": "https://models.example/digits.onnx"}}
 
 
+def is_warm(obj: Mapping[str, Any]) -> bool:
+    """Tell whether an object is of warm copies."""
+    return bool(obj["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "warm")
+
+
 class KilledError(BaseException):
     """The operator's process ended here."""
 
@@ -69,7 +74,7 @@ class World:
         self.events: list[Object] = []
         self.writes: list[str] = []
         self.broken: set[str] = set()
-        """Revisions whose pods never get ready."""
+        """Revisions whose pods never get ready, and Deployments of such warm copies."""
         self.gateway_api = False
         self.accepts: set[str] | None = None
         """Kinds of routes that the gateway takes at once; None: there is no gateway."""
@@ -216,17 +221,18 @@ class World:
 
     def _deploy(self, name: str, obj: Object) -> None:
         revision = obj["metadata"]["labels"]["longshore.dev/revision"]
-        ready = revision not in self.broken
+        ready = (name if is_warm(obj) else revision) not in self.broken
         wanted = obj["spec"]["replicas"]
         for index in range(wanted):
             pod_name = f"{name}-{index}"
             pod = self.objects.get(("Pod", pod_name))
             if pod is None or ready != self._is_ready(pod):
-                self.pod(pod_name, obj["spec"]["template"]["metadata"]["labels"], ready)
+                labels = obj["spec"]["template"]["metadata"]["labels"]
+                self.pod(pod_name, labels, ready, {"podIP": f"10.0.1.{index}"} if is_warm(obj) else None)
         for kind, pod_name in list(self.objects):
             if (
                 kind == "Pod"
-                and pod_name.startswith(f"{name}-")
+                and pod_name.rpartition("-")[0] == name
                 and int(pod_name.rpartition("-")[2]) >= wanted
             ):
                 self.vanish("Pod", pod_name)
@@ -390,7 +396,7 @@ class World:
             if standing is None or standing["metadata"]["uid"] != uid:
                 return
             for other, pod in list(self.objects):
-                if other == "Pod" and pod.startswith(f"{name}-"):
+                if other == "Pod" and pod.rpartition("-")[0] == name:
                     self.vanish(other, pod)
             self.vanish(kind.kind, name)
 
@@ -431,7 +437,7 @@ class World:
         return {
             obj["metadata"]["labels"]["longshore.dev/revision"]: obj["spec"]["replicas"]
             for (kind, _), obj in self.objects.items()
-            if kind == "Deployment"
+            if kind == "Deployment" and not is_warm(obj)
         }
 
     def selected(self) -> str | None:

@@ -263,4 +263,8 @@ def _route(key: Key, activation: Activation) -> dict[str, Any]:
 
 
 def _endpoints(activation: Activation) -> list[dict[str, Any]]:
-    return [{"address": e.address, "ready": e.ready} for e in activation.endpoints]
+    # An activator of another version refuses a whole table for a word that it does not know.
+    return [
+        {"address": e.address, "ready": e.ready, **({"warm": True} if e.warm else {})}
+        for e in activation.endpoints
+    ]

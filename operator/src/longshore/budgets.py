@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from longshore.api.scaling import ScalingBudget
 from longshore.index import Index, Key
 from longshore.plan.scaling import Budget, Claim
+from longshore.resources.names import COMPONENT, WARM
 from longshore.senses import Senses
 
 
@@ -45,7 +46,9 @@ def _claim(index: Index, key: Key, wish: ScalingBudget, senses: Senses | None) -
     standing = sum(
         obj.get("spec", {}).get("replicas", 1)
         for (kind, _), obj in index.children(key).items()
-        if kind == "Deployment" and "deletionTimestamp" not in obj["metadata"]
+        if kind == "Deployment"
+        and obj["metadata"].get("labels", {}).get(COMPONENT) != WARM
+        and "deletionTimestamp" not in obj["metadata"]
     )
     scaled = senses.scaled.get(key) if senses is not None else None
     known = scaled.claim if scaled is not None else None

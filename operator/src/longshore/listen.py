@@ -10,7 +10,7 @@ from longshore.index import Index, Key
 from longshore.observe import pod_view
 from longshore.plan.analysis.settings import LOOK_SECONDS
 from longshore.plan.telemetry import PodReading, Telemetry
-from longshore.resources.names import COMPONENT, REVISION, RUNTIME, SERVER
+from longshore.resources.names import COMPONENT, REVISION, RUNTIME, SERVER, WARM
 from longshore.runtimes.base import MetricSource
 from longshore.runtimes.registry import runtime_of
 from longshore.scrape import Scraper, ScrapeTarget
@@ -67,7 +67,7 @@ def targets_of(index: Index, key: Key, predictions: bool = False) -> tuple[Scrap
 def _sources(index: Index, key: Key) -> dict[str, MetricSource]:
     found = {}
     for (kind, _), obj in index.children(key).items():
-        if kind != "Deployment":
+        if kind != "Deployment" or obj["metadata"]["labels"].get(COMPONENT) == WARM:
             continue
         name = obj["metadata"].get("annotations", {}).get(RUNTIME, RuntimeName.ONNX_RUNTIME)
         runtime = runtime_of(RuntimeName(name)) if name in list(RuntimeName) else None

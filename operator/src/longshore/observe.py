@@ -37,6 +37,7 @@ from longshore.resources.names import (
     REVISION,
     RUNTIME,
     TEMPLATE,
+    WARM,
     Owner,
 )
 from longshore.senses import Senses
@@ -64,6 +65,7 @@ def observe(
     for (kind, _), obj in sorted(children.items()):
         by_kind.setdefault(kind, []).append(obj)
     deleting = "deletionTimestamp" in metadata
+    pods = [pod_view(obj) for obj in by_kind.get("Pod", ())]
     return Observed(
         now=now,
         settings=settings,
@@ -75,9 +77,14 @@ def observe(
         annotations=metadata.get("annotations", {}),
         spec=root.get("spec", {}),
         status=_known_status(root.get("status", {})),
-        deployments=tuple(map(deployment_view, by_kind.get("Deployment", ()))),
+        deployments=tuple(
+            deployment_view(obj)
+            for obj in by_kind.get("Deployment", ())
+            if obj["metadata"].get("labels", {}).get(COMPONENT) != WARM
+        ),
         jobs=tuple(map(job_view, by_kind.get("Job", ()))),
-        pods=tuple(map(pod_view, by_kind.get("Pod", ()))),
+        pods=tuple(pod for pod in pods if pod.component != WARM),
+        warm=tuple(pod for pod in pods if pod.component == WARM),
         live={place: obj for place, obj in children.items() if place[0] != "Pod"},
         other_routes=_other_routes(index, key) if root.get("spec", {}).get("route") else (),
         shared_artifacts=_shared_artifacts(index, key) if deleting else frozenset(),

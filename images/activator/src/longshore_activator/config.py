@@ -41,6 +41,9 @@ class Endpoint(Wire):
 
     address: Address
     ready: bool = False
+    warm: bool = False
+    """A loaded copy that stands in while no other pod is usable. A client that it serves is demand still, and
+    one that has said nothing is held as without it."""
 
 
 class ReadinessMode(StrEnum):

@@ -33,6 +33,7 @@ class _Pod:
 
     address: str
     ready: bool
+    warm: bool = False
     proved: bool = False
     active: int = 0
     probe: asyncio.Task[None] | None = None
@@ -66,6 +67,7 @@ class ModelRoute:
         self._relays: set[Relay] = set()
         self._pod_of: dict[Relay, _Pod] = {}
         self._demanding = 0
+        self._woken = False
         self._closed = False
         self.counts = Counts()
         self.hold_seconds_sum = 0.0
@@ -87,13 +89,25 @@ class ModelRoute:
         """Connections that wait."""
         return len(self._waiting)
 
+    @property
+    def demand(self) -> int:
+        """Clients that ask for a pod: those that wait, and those of a warm copy while it stands in.
+
+        What a warm copy took counts until the operator lists another pod, even if it was answered meanwhile:
+        a short request would be over before the operator heard of it.
+        """
+        if any(pod.usable and not pod.warm for pod in self._pods.values()):
+            return self._demanding
+        joined = sum(pod.active for pod in self._pods.values() if pod.warm)
+        return self._demanding + max(joined, int(self._woken))
+
     def snapshot(self) -> dict[str, object]:
         """Give what the operator needs to know about this model, ready for JSON."""
         oldest = next(iter(self._waiting), None)
         return {
             "key": self.key,
             "held": self.held,
-            "demand": self._demanding,
+            "demand": self.demand,
             "heldBytes": self._budget.bytes,
             "oldestSeconds": round(self._loop.time() - oldest.since, 3) if oldest else 0.0,
             "active": self.active,
@@ -110,6 +124,7 @@ class ModelRoute:
 
     def set_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Replace the pods; a wait ends as soon as one of them answers."""
+        before = self.demand
         wanted = {endpoint.address: endpoint for endpoint in endpoints}
         for address in self._pods.keys() - wanted.keys():
             pod = self._pods.pop(address)
@@ -119,13 +134,18 @@ class ModelRoute:
         for address, endpoint in wanted.items():
             known = self._pods.get(address)
             if known is None:
-                self._pods[address] = _Pod(address, endpoint.ready)
+                self._pods[address] = _Pod(address, endpoint.ready, endpoint.warm)
             else:
+                known.warm = endpoint.warm
                 if known.ready and not endpoint.ready:
                     known.proved = False
                 known.ready = endpoint.ready
+        if any(not endpoint.warm for endpoint in endpoints):
+            self._woken = False
         self._serve_waiting()
         self._probe_if_wanted()
+        if self.demand != before:
+            self._on_change(self.key)
 
     def accept(self, sock: socket.socket, port: Port) -> None:
         """Take a new client on `port`."""
@@ -180,17 +200,20 @@ class ModelRoute:
         )
         held.take_back(first, ended)
         self._waiting[held] = None
-        if self.route.wake_on is WakeOn.CONNECTION or first:
+        if self._demands(held):
             self._demand()
+            self._serve(held)
         self._on_change(self.key)
 
     def _on_held_data(self, held: Held) -> None:
         if self.route.wake_on is WakeOn.DATA:
             self._demand()
+            self._serve(held)
 
     def _demand(self) -> None:
+        urgent = self.demand == 0
         self._demanding += 1
-        if self._demanding == 1:
+        if urgent:
             self._on_demand(self.key)
         else:
             self._on_change(self.key)
@@ -202,16 +225,22 @@ class ModelRoute:
 
     def _forget(self, held: Held) -> None:
         if self._waiting.pop(held, 0) is None:
-            if self.route.wake_on is WakeOn.CONNECTION or held.buffer:
+            if self._demands(held):
                 self._demanding -= 1
             self._on_change(self.key)
 
+    def _demands(self, held: Held) -> bool:
+        return self.route.wake_on is WakeOn.CONNECTION or bool(held.buffer)
+
     # Finding a pod
 
-    def _pick(self) -> _Pod | None:
+    def _pick(self, *, warm: bool = False) -> _Pod | None:
+        """Give the pod with the fewest connections; a warm copy where nothing else is usable and `warm`."""
         best: _Pod | None = None
         for pod in self._pods.values():
-            if (pod.ready or pod.proved) and (best is None or pod.active < best.active):
+            if not pod.usable or (pod.warm and not warm):
+                continue
+            if best is None or (pod.warm, pod.active) < (best.warm, best.active):
                 best = pod
         return best
 
@@ -238,10 +267,13 @@ class ModelRoute:
         self._on_change(self.key)
 
     def _serve_waiting(self) -> None:
-        for held in tuple(self._waiting):
-            pod = self._pick()
-            if pod is None:
-                return
+        if self._pick(warm=True) is not None:
+            for held in tuple(self._waiting):
+                self._serve(held)
+
+    def _serve(self, held: Held) -> None:
+        pod = self._pick(warm=self._demands(held))
+        if pod is not None:
             self._forget(held)
             first, ended = held.release()
             self._dial(pod, held.sock, held.target, first, ended, held.since)
@@ -251,6 +283,8 @@ class ModelRoute:
     def _dial(
         self, pod: _Pod, client: socket.socket, target: int, first: bytes, ended: bool, since: float
     ) -> None:
+        if pod.warm and all(other.warm for other in self._pods.values()):
+            self._woken = True
         upstream = socket.socket(family_of(pod.address), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         upstream.setblocking(False)
         upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -332,7 +366,7 @@ class ModelRoute:
         if self._closed or self._loop.time() - since >= self.route.limits.hold_seconds:
             self._refuse(client)
             return
-        other = self._pick()
+        other = self._pick(warm=bool(first))
         if other is not None:
             self._dial(other, client, target, first, ended, since)
             return

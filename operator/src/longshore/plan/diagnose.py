@@ -1,6 +1,7 @@
 """What is wrong with a pod, as a sentence with the next step."""
 
 import re
+from collections.abc import Iterable
 
 from pydantic import ValidationError
 
@@ -70,14 +71,25 @@ def pod_problem(pod: PodView, now: float, memory_field: str) -> Problem | None:
 
 def pods_problem(observed: Observed, revision: str) -> Problem | None:
     """Say what keeps pods of a revision from being ready, or from being made at all."""
-    # A pod that its node or a drain took is replaced: the one that follows tells what is wrong, if anything.
-    pods = [p for p in observed.pods_of(revision) if not (p.deleting or p.disrupted or p.ready)]
-    problems = [pod_problem(pod, observed.now, MEMORY_FIELD) for pod in sorted(pods, key=lambda p: p.name)]
-    found = next((p for p in problems if p is not None), None)
+    found = starting_problem(observed.pods_of(revision), observed.now)
     if found is not None:
         return found
     standing = observed.deployment(revision)
-    for kind, status, _, message in standing.conditions if standing else ():
+    conditions = standing.conditions if standing else ()
+    return refused_pods(((kind, status, message) for kind, status, _, message in conditions), revision)
+
+
+def starting_problem(pods: Iterable[PodView], now: float) -> Problem | None:
+    """Say what keeps the first of these pods that has a problem from being ready."""
+    # A pod that its node or a drain took is replaced: the one that follows tells what is wrong, if anything.
+    starting = [p for p in pods if not (p.deleting or p.disrupted or p.ready)]
+    problems = (pod_problem(pod, now, MEMORY_FIELD) for pod in sorted(starting, key=lambda p: p.name))
+    return next((p for p in problems if p is not None), None)
+
+
+def refused_pods(conditions: Iterable[tuple[str, str, str]], revision: str) -> Problem | None:
+    """Say why the cluster makes no pods, from a Deployment's conditions: type, status, message."""
+    for kind, status, message in conditions:
         if kind == "ReplicaFailure" and status == "True":
             return Problem("PodRefused", f"the cluster refuses the pods of revision {revision}: {message}")
     return None

@@ -12,6 +12,7 @@ from longshore.plan import artifact as artifact_stage
 from longshore.plan import autoscaler as autoscaler_stage
 from longshore.plan import scale as scale_stage
 from longshore.plan import serve as serve_stage
+from longshore.plan import warm as warm_stage
 from longshore.plan import zero as zero_stage
 from longshore.plan.artifact import Artifact
 from longshore.plan.deletion import finalizers, plan_deletion
@@ -49,10 +50,11 @@ def make_plan(observed: Observed) -> Plan:
     load = scale_stage.decide(observed, spec, stable)
     zero = zero_stage.decide(observed, spec, stable, load.replicas)
     load = replace(load, replicas=zero.replicas)
+    warm = warm_stage.decide(observed, stable, zero.warm)
     serving = serve_stage.decide(observed, spec, revision, artifact, load)
     judged = serving.analysed.revision if serving.analysed else None
     exercised = analysis_stage.exercise(observed, spec, serving.state, serving.analysed)
-    facts = _facts(observed, spec, revision, optimized.outcome, serving, load, autoscaler, zero)
+    facts = _facts(observed, spec, revision, optimized.outcome, serving, load, autoscaler, zero, warm)
     return Plan(
         apply=(
             *_needed_by_job(observed, optimized),
@@ -60,8 +62,9 @@ def make_plan(observed: Observed) -> Plan:
             *zero.apply,
             *serving.apply,
             *autoscaler.apply,
+            *warm.apply,
         ),
-        delete=(*optimized.delete, *serving.delete, *autoscaler.delete, *zero.delete),
+        delete=(*optimized.delete, *serving.delete, *autoscaler.delete, *zero.delete, *warm.delete),
         facts=facts,
         notices=(*serving.notices, *_exercised(observed, exercised), *_scaled(observed, load)),
         requeue_after=_soonest(
@@ -69,6 +72,7 @@ def make_plan(observed: Observed) -> Plan:
             serving.again,
             _again(serving.outcome),
             zero.again,
+            warm.again,
             _again(serving.routed),
         ),
         rests_on=serving.rests_on,
@@ -162,6 +166,7 @@ def _facts(
     load: scale_stage.ScaleStage,
     autoscaler: autoscaler_stage.AutoscalerStage,
     zero: zero_stage.ZeroStage,
+    warm: warm_stage.WarmStage,
 ) -> Facts:
     outcomes = (optimized, serving.outcome, serving.routed, autoscaler.outcome)
     stalled = next((o for o in outcomes if isinstance(o, Problem)), None)
@@ -173,7 +178,8 @@ def _facts(
         waiting = waiting if waiting.reason == "NothingServes" and not stalled else None
     phase, message = _phase(ready, serving, stalled, waiting)
     if zero.holds and not answers and phase == "Ready":
-        phase, message = "Idle", "no pod runs; the first request starts one"
+        first = "is answered by a warm copy and starts a pod" if warm.ready else "starts one"
+        phase, message = "Idle", f"no pod runs; the first request {first}"
     artifact = optimized.value if isinstance(optimized, Done) else None
     return Facts(
         phase=phase,
@@ -182,7 +188,7 @@ def _facts(
         ready_reason="Serving"
         if ready
         else (stalled.reason if stalled else waiting.reason if waiting else "Idle"),
-        ready_message=_ready_message(answers, zero.holds, serving, message),
+        ready_message=_ready_message(answers, zero.holds, warm.ready, serving, message),
         reconciling=None if stalled else waiting,
         stalled=stalled,
         optimized=_stage(optimized),
@@ -190,6 +196,7 @@ def _facts(
         routed=serving.routed,
         scaling=scale_stage.obstacle(observed, spec, _stable(serving))
         or autoscaler.outcome
+        or warm.problem
         or _scaling(observed, load),
         unsupported=(
             *unsupported_fields(spec),
@@ -225,9 +232,13 @@ def _cannot_sleep(observed: Observed, spec: Spec) -> tuple[str, ...]:
     return ("spec.scaling.min (no activator is installed: one pod is kept; enable activator in the chart)",)
 
 
-def _ready_message(answers: bool, holds: bool, serving: serve_stage.ServeStage, otherwise: str) -> str:
+def _ready_message(
+    answers: bool, holds: bool, warm: bool, serving: serve_stage.ServeStage, otherwise: str
+) -> str:
     if answers and serving.stable:
         return f"revision {serving.stable.revision} answers"
+    if holds and warm:
+        return "a warm copy answers through the activators until a pod does"
     return "the activators hold requests until a pod answers" if holds else otherwise
 
 

@@ -134,10 +134,11 @@ class Scaled:
 
 @dataclass(frozen=True, order=True)
 class Endpoint:
-    """A pod that a held connection may be joined to."""
+    """A pod that a held connection may be joined to; a warm copy only while no other pod is ready."""
 
     address: str
     ready: bool
+    warm: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,8 @@ class Observed:
     deployments: tuple[DeploymentView, ...] = ()
     jobs: tuple[JobView, ...] = ()
     pods: tuple[PodView, ...] = ()
+    warm: tuple[PodView, ...] = ()
+    """Warm copies; they are in none of `pods` and `deployments`, so nothing counts them."""
     live: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     """Every owned object as it is known to stand, by kind and name."""
     other_routes: tuple[RouteClaim, ...] = ()
@@ -259,3 +262,7 @@ class Observed:
     def pods_of(self, revision: str) -> tuple[PodView, ...]:
         """Find the serving pods of a revision."""
         return tuple(p for p in self.pods if p.revision == revision and p.job is None)
+
+    def warm_of(self, revision: str) -> tuple[PodView, ...]:
+        """Find the warm copies of a revision that are not on their way out."""
+        return tuple(p for p in self.warm if p.revision == revision and not p.deleting)

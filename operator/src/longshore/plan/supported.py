@@ -7,6 +7,7 @@ from longshore.api.base import seconds
 from longshore.api.rollout import SignalType, Strategy
 from longshore.api.scaling import Engine
 from longshore.api.serving import RuntimeName
+from longshore.plan.zero import may_sleep
 from longshore.runtimes.registry import runtime_of
 
 _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
@@ -30,7 +31,12 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         lambda s: s.optimize is not None and s.optimize.parallelism > 1,
         "the search runs in one pod",
     ),
-    ("scaling.warm", lambda s: s.scaling.warm > 0, "no paused pod is kept"),
+    (
+        "scaling.warm",
+        lambda s: s.scaling.warm > 0 and s.scaling.engine is Engine.BUILTIN and not may_sleep(s),
+        "the model never goes to zero by itself, so no warm copy is kept; set scaling.min to 0 without "
+        "serving.replicas",
+    ),
     (
         "scaling.budget",
         lambda s: (

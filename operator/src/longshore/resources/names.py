@@ -40,6 +40,8 @@ that it was made under, so that it is done once."""
 FINALIZER = f"{GROUP}/artifacts"
 
 SERVER = "server"
+WARM = "warm"
+"""Component of a loaded copy that takes no traffic until the activators lead some to it."""
 OPTIMIZER = "optimizer"
 
 HTTP_PORT = 8080

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-from longshore.resources.names import COMPONENT, GRPC_PORT, HTTP_PORT, NAME, OPTIMIZER, SERVER, Owner
+from longshore.resources.names import COMPONENT, GRPC_PORT, HTTP_PORT, NAME, OPTIMIZER, SERVER, WARM, Owner
 
 
 def serving_policy(owner: Owner, metrics: Iterable[int], fetches: bool) -> dict[str, Any]:
-    """Build the policy of serving pods: requests and scrapes may come in; nothing goes out.
+    """Build the policy of serving pods and warm copies: requests and scrapes may come in; nothing goes out.
 
     Args:
         owner: the ModelDeployment.
@@ -20,7 +20,10 @@ def serving_policy(owner: Owner, metrics: Iterable[int], fetches: bool) -> dict[
         "kind": "NetworkPolicy",
         "metadata": owner.metadata(owner.name),
         "spec": {
-            "podSelector": {"matchLabels": {NAME: owner.name, COMPONENT: SERVER}},
+            "podSelector": {
+                "matchLabels": {NAME: owner.name},
+                "matchExpressions": [{"key": COMPONENT, "operator": "In", "values": [SERVER, WARM]}],
+            },
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [{"ports": ports}],
             **({"egress": [{}]} if fetches else {}),
