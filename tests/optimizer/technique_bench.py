@@ -103,3 +103,16 @@ def digits_cnn(folder: Path) -> tuple[Path, Path, Path]:
     for name, rows in (("calibration", calibrate), ("evaluation", evaluate)):
         np.savez(folder / f"{name}.npz", x=images[rows], labels=digits.target[rows])
     return model, folder / "calibration.npz", folder / "evaluation.npz"
+
+
+def training_data(path: Path, evaluation: Path) -> Path:
+    """Write the handwritten digits that are not in the evaluation data."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images / 16.0).astype(np.float32)[:, None]
+    with np.load(evaluation) as held:
+        known = {row.tobytes() for row in held["x"]}
+    rows = [i for i, image in enumerate(images) if image.tobytes() not in known]
+    np.savez(path, x=images[rows], labels=digits.target[rows])
+    return path

@@ -23,7 +23,7 @@ from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.optimizer.conftest import mlp, save
-from tests.optimizer.technique_bench import accuracy, digits_cnn, outputs, work
+from tests.optimizer.technique_bench import accuracy, digits_cnn, outputs, training_data, work
 from tests.realmodels import rapidocr_model
 
 PRUNING, DISTILLATION = TechniqueName.STRUCTURED_PRUNING, TechniqueName.DISTILLATION
@@ -32,17 +32,10 @@ PRUNING, DISTILLATION = TechniqueName.STRUCTURED_PRUNING, TechniqueName.DISTILLA
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The prepared network with calibration, evaluation and training data, which have no row in common."""
-    from sklearn.datasets import load_digits
-
     path = tmp_path_factory.mktemp("training")
     model, _, evaluation = digits_cnn(path)
     prepare(work(model, path / "prepared", None))
-    digits = load_digits()
-    images = (digits.images / 16.0).astype(np.float32)[:, None]
-    with np.load(evaluation) as held:
-        known = {row.tobytes() for row in held["x"]}
-    rows = [i for i, image in enumerate(images) if image.tobytes() not in known]
-    np.savez(path / "training.npz", x=images[rows], labels=digits.target[rows])
+    training_data(path / "training.npz", evaluation)
     return path
 
 

@@ -268,7 +268,7 @@ def _try_all(
     reserve = request.seconds * _RESERVE
     tried: list[Trial] = []
     total = min(len(proposals), request.trials)
-    for number, proposal in enumerate(_planned(proposals, tried, rules)):
+    for number, proposal in enumerate(planned(proposals, tried, rules)):
         if number >= request.trials:
             tried.append(
                 refuse(Trial(proposal), f"budget.trials ({request.trials}) is used up", Verdict.SKIPPED)
@@ -296,7 +296,7 @@ def _tried(proposal: Proposal, request: Request, bench: Bench, rules: Rules) -> 
     return trial
 
 
-def _planned(proposals: tuple[Proposal, ...], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:
+def planned(proposals: tuple[Proposal, ...], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:
     """Give the proposals in order, escalations last and only where what they mend has failed the gate."""
     yield from (p for p in proposals if p.after is None)
     for proposal in proposals:

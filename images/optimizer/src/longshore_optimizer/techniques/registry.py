@@ -1,6 +1,7 @@
 """All techniques, in the order in which they are tried."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from longshore.api.optimize import Goal, TechniqueName
 
@@ -11,6 +12,7 @@ from longshore_optimizer.techniques.dynamic_int8 import DynamicInt8
 from longshore_optimizer.techniques.float16 import Float16
 from longshore_optimizer.techniques.graph import Graph
 from longshore_optimizer.techniques.low_rank import LowRank
+from longshore_optimizer.techniques.quantization_aware import QuantizationAwareTraining
 from longshore_optimizer.techniques.smooth_quant import SmoothQuant
 from longshore_optimizer.techniques.static_int8 import StaticInt8
 from longshore_optimizer.techniques.structured_pruning import StructuredPruning
@@ -26,6 +28,7 @@ TECHNIQUES: dict[TechniqueName, Technique] = {
         DynamicInt8(),
         WeightOnly(),
         SmoothQuant(),
+        QuantizationAwareTraining(),
         StructuredPruning(),
         Distillation(),
         LowRank(),
@@ -58,7 +61,8 @@ def propose(
     """Give the candidates of all wanted techniques, round by round, and the techniques left out with the
     reason.
 
-    Those that only save bytes come last, unless bytes are the goal.
+    Those that only save bytes come last, unless bytes are the goal. An escalation of what is not among them
+    is a candidate like any other.
     """
     names = set(wanted)
     everything = TechniqueName.AUTO in names
@@ -80,6 +84,8 @@ def propose(
         ]
     longest = max((len(s) for s in spaces), default=0)
     rounds = [space[i] for i in range(longest) for space in spaces if i < len(space)]
+    known = {p.name for p in rounds}
+    rounds = [p if p.after in known else replace(p, after=None) for p in rounds]
     if target.goal is not Goal.SIZE:
         rounds.sort(key=lambda p: p.size_only)
     return tuple(rounds), tuple(skipped)

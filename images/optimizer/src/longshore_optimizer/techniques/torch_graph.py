@@ -4,7 +4,7 @@ Only what networks are commonly made of is known here; anything else is named, a
 left out. Normalization runs with the statistics that it was trained with.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -25,14 +25,20 @@ _FIXED = {"BatchNormalization": (3, 4), "Clip": (1, 2), "Pow": (1,), "LayerNorma
 class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # torch comes without types in the base image
     """Weights are parameters under the names of the initializers; `forward` gives any tensors by name."""
 
-    def __init__(self, model: onnx.ModelProto, target: str) -> None:
-        """Prepare the nodes that `target` needs.
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        target: str,
+        rounding: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    ) -> None:
+        """Prepare the nodes that `target` needs; `rounding` says by name what to make of a tensor.
 
         Raises:
             NotApplicableError: an operator that cannot be trained here.
         """
         super().__init__()
         self._nodes = needed(model.graph, target)
+        self._rounding = dict(rounding or {})
         unknown = sorted(
             {n.op_type for n in self._nodes if n.domain not in ("", "ai.onnx") or n.op_type not in _OPERATORS}
         )
@@ -62,9 +68,13 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # torch comes without 
             **dict(zip(self._names, self.weights, strict=True)),
             **feeds,
         }
+        for name in values.keys() & self._rounding.keys():
+            values[name] = self._rounding[name](values[name])
         for node in self._nodes:
             inputs = [values[n] if n else None for n in node.input]
-            values[node.output[0]] = _OPERATORS[node.op_type](node, inputs)
+            result = _OPERATORS[node.op_type](node, inputs)
+            rounded = self._rounding.get(node.output[0])
+            values[node.output[0]] = result if rounded is None else rounded(result)
         return [values[n] for n in wanted]
 
     def named(self) -> dict[str, torch.nn.Parameter]:
@@ -261,9 +271,15 @@ def _hard_sigmoid(node: onnx.NodeProto, values: Values) -> Tensor:
 
 
 def _gather(node: onnx.NodeProto, values: Values) -> Tensor:
-    if editing.attribute(node, "axis", 0) != 0:
-        raise NotApplicableError("a Gather along another axis than the first cannot be trained here")
-    return _given(values, 0)[_given(values, 1).long()]
+    x, places = _given(values, 0), _given(values, 1).long()
+    axis = editing.attribute(node, "axis", 0) % x.dim()
+    if axis == 0:
+        return x[places]
+    if places.dim() != 1:
+        raise NotApplicableError(
+            "a Gather by other than a list, behind the first axis, cannot be trained here"
+        )
+    return x.index_select(axis, places)
 
 
 _OPERATORS: dict[str, Operator] = {

@@ -1,7 +1,7 @@
 """Trains the weights of an ONNX model against labels and against the answers of a teacher."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,15 @@ def load(model: Path, data: Path) -> Samples:
 
 
 def train(
-    student: onnx.ModelProto, teacher: onnx.ModelProto, samples: Samples, lesson: Lesson
+    student: onnx.ModelProto,
+    teacher: onnx.ModelProto,
+    samples: Samples,
+    lesson: Lesson,
+    rounding: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
 ) -> onnx.ModelProto:
     """Give the student with trained weights; those that did best on held-out training samples.
+
+    `rounding` says by name what to make of the student's tensors while it learns.
 
     Raises:
         NotApplicableError: an operator that cannot be trained, or a teacher with another output shape.
@@ -94,7 +100,7 @@ def train(
     torch.manual_seed(lesson.seed)
     torch.set_num_threads(lesson.threads)
     target = answers(student.graph)
-    pupil, guide = TorchGraph(student, target), TorchGraph(teacher, answers(teacher.graph))
+    pupil, guide = TorchGraph(student, target, rounding), TorchGraph(teacher, answers(teacher.graph))
     order = np.random.default_rng(lesson.seed).permutation(samples.count)
     judged = samples.rows(order[: max(1, samples.count // _HELD_OUT)])
     taught = samples.rows(order[len(order) // _HELD_OUT :])
