@@ -442,3 +442,15 @@ def places_of(model: onnx.ModelProto) -> dict[str, int]:
             spatial = (shapes.get(node.output[0]) or ())[2:]
             result[node.input[1]] = int(np.prod([d or 1 for d in spatial], dtype=np.int64))
     return result
+
+
+def products(model: onnx.ModelProto) -> float:
+    """Products (multiply-accumulates) of one sample that go through constant weights."""
+    weights, uses = onnxfile.float_initializers(model), places_of(model)
+    return float(
+        sum(
+            np.prod(weights[node.input[1]].dims) * uses.get(node.input[1], 1)
+            for node in model.graph.node
+            if node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm") and node.input[1] in weights
+        )
+    )

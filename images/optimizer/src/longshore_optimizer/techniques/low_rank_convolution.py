@@ -1,7 +1,7 @@
 """Low-rank factorization of convolutions: Tucker (two thin 1x1 layers around a small one) and CP (around a
 depthwise one)."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,9 +33,15 @@ class Stage:
 
 
 def factorize(
-    model: onnx.ModelProto, energy: float, form: str, worth: float, metrics: Mapping[str, Floats]
+    model: onnx.ModelProto,
+    energy: float,
+    form: str,
+    worth: float,
+    metrics: Mapping[str, Floats],
+    only: Container[str] | None = None,
 ) -> int:
-    """Replace convolutions that get cheaper than `worth` times their products, in place; gives how many.
+    """Replace convolutions that get cheaper than `worth` times their products, in place, those of the nodes
+    `only` where it is given; gives how many.
 
     `form` is `tucker` or `cp`; `energy` the share of the squared output that is kept for inputs with second
     moments L L^T; `metrics` gives L by the name of the input, the identity where it has none.
@@ -47,12 +53,13 @@ def factorize(
     dropped: set[str] = set()
     for node in graph.node:
         stages = None
-        if node.op_type == "Conv" and node.input[1] in weights and len(readers[node.input[1]]) == 1:
+        own = node.op_type == "Conv" and node.input[1] in weights and len(readers[node.input[1]]) == 1
+        if own and (only is None or node.name in only):
             stages = split(node, weights[node.input[1]], energy, form, worth, metrics.get(node.input[0]))
         if stages is None:
             nodes.append(node)
             continue
-        nodes += _replacement(graph, node, stages)
+        nodes += replacement(graph, node, stages)
         dropped.add(node.input[1])
     del graph.node[:]
     graph.node.extend(nodes)
@@ -171,9 +178,10 @@ def _rank(sizes: Floats, energy: float) -> int:
     return min(int(np.searchsorted(share, energy)) + 1, len(sizes))
 
 
-def _replacement(
+def replacement(
     graph: onnx.GraphProto, node: onnx.NodeProto, stages: tuple[Stage, ...]
 ) -> list[onnx.NodeProto]:
+    """Give the nodes that stand in for a Conv; their weights are added to the graph."""
     weight, source = node.input[1], node.input[0]
     result = []
     for number, stage in enumerate(stages):

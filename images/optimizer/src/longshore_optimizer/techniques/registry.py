@@ -7,6 +7,7 @@ from longshore.api.optimize import Goal, TechniqueName
 
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Technique
+from longshore_optimizer.techniques.compact_convolution import CompactConvolution
 from longshore_optimizer.techniques.distillation import Distillation
 from longshore_optimizer.techniques.dynamic_int8 import DynamicInt8
 from longshore_optimizer.techniques.float16 import Float16
@@ -31,6 +32,7 @@ TECHNIQUES: dict[TechniqueName, Technique] = {
         QuantizationAwareTraining(),
         StructuredPruning(),
         Distillation(),
+        CompactConvolution(),
         LowRank(),
         Float16(),
         WeightSharing(),
