@@ -26,7 +26,16 @@ class Canary:
         self.predict: Predict = lambda revision, count: {}
         self.extra: dict[str, Mapping[str, float]] = {}
         """More counters of a revision, per request."""
+        self.differing: float | None = None
+        """Share of answers to copies that differ; None: the pods do not copy, whatever they are asked."""
+        self.unanswered = False
+        """Copies are sent, and nobody answers them."""
+        self.unmirrored = ""
+        """Why they do not."""
         self._counted: dict[str, int] = {}
+        self._copied: dict[str, float] = {}
+        if "route" in spec:
+            self.world.gateway_api, self.world.accepts = True, {"HTTPRoute", "GRPCRoute"}
         self.world.settle()
         self.stable = self.world.status["stable"]["revision"]
         self.world.edit(model=NEW)
@@ -76,17 +85,39 @@ class Canary:
             count = self._counted[pod.name] = self._counted.get(pod.name, 0) + self.requests
             values = {"requests": count, "errors": int(count * self.errors.get(pod.revision, 0.0))}
             values |= {name: int(count * rate) for name, rate in self.extra.get(pod.revision, {}).items()}
-            predictions = self.predict(pod.revision, count)
+            values |= self._copies(pod.name, pod.revision)
             readings.append(
-                PodReading(pod.name, pod.name, pod.revision, world.now, "0", values, predictions)
-                if predictions
-                else PodReading(pod.name, pod.name, pod.revision, world.now, "0", values)
+                PodReading(
+                    pod.name,
+                    pod.name,
+                    pod.revision,
+                    world.now,
+                    "0",
+                    values,
+                    self.predict(pod.revision, count),
+                    self.unmirrored,
+                )
             )
         world.senses.telemetry[self.key] = Telemetry(world.now, tuple(readings), unanswered)
         if answers is not None:
             world.senses.answers[self.key] = answers
         world.reconcile()
         world.work()
+
+    def _copies(self, pod: str, revision: str) -> dict[str, float]:
+        """What a pod tells of copies that it was asked to send."""
+        wanted = self.world.senses.mirroring.get(self.key)
+        if self.unanswered and wanted is not None and wanted.stable == revision:
+            copied = self._copied[pod] = self._copied.get(pod, 0.0) + self.requests
+            return {"mirroring": wanted.share, "compared": 0, "uncopied": int(copied)}
+        if self.differing is None or wanted is None or wanted.stable != revision:
+            return {}
+        copied = self._copied[pod] = self._copied.get(pod, 0.0) + wanted.share * self.requests
+        return {
+            "mirroring": wanted.share,
+            "compared": int(copied),
+            "differing": int(copied * self.differing),
+        }
 
     def looks(self, number: int) -> None:
         """So many looks."""

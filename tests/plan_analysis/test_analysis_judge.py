@@ -127,6 +127,21 @@ def test_shadow_always_compares_answers() -> None:
     assert settings_of(Analysis(), latency_objective=False, shadow=True).agreement
 
 
+def test_answers_are_not_asked_for_where_none_can_be_compared() -> None:
+    analysis = Analysis(signals=(AnalysisSignal(name="shadow", type=SignalType.AGREEMENT),))
+    assert settings_of(analysis, latency_objective=False).agreement
+    assert not settings_of(analysis, latency_objective=False, compares=False).agreement
+    assert not settings_of(analysis, latency_objective=False, baking=True).agreement
+    assert not settings_of(Analysis(), latency_objective=False, shadow=True, baking=True).agreement
+
+
+def test_how_many_answers_were_compared_is_told_whatever_is_waited_for() -> None:
+    settings = settings_of(Analysis(), latency_objective=False, shadow=True)
+    look = Look(2.0, errors=QUIET, agreement={"agreement": Count(10, 1)})
+    found = judge(settings, look_at(settings, AnalysisState(), look))
+    assert "1 of 10 compared answers differ" in found.text
+
+
 def test_every_signal_is_reported_and_state_survives_status() -> None:
     signals = (
         AnalysisSignal(name="classes", type=SignalType.DISTRIBUTION),

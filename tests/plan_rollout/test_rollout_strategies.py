@@ -1,9 +1,10 @@
 import pytest
-from longshore.api.rollout import Pause, Rollout, Step, Strategy
+from longshore.api.rollout import Analysis, AnalysisSignal, Pause, Rollout, SignalType, Step, Strategy
 from longshore.plan.analysis.judge import Judgement
 from longshore.plan.analysis.verdict import Verdict
 from longshore.plan.rollout import Phase, Policy, Stage, TrafficMode, policy_of, step_problems
 from longshore.plan.rollout.actions import Mirror, Preview, Scale, SelectStable, SetWeight
+from longshore.plan.rollout.capacity import replicas_for
 
 from bench.rollout.world import BAD, CRASHING, NEVER_READY, WRONG, World
 
@@ -248,6 +249,25 @@ def test_shadow_is_mirrored_judged_and_promoted() -> None:
     world = World.serving(nature={"b": BAD})
     world.run(policy)
     assert world.end()[:2] == (Phase.ABORTED, "a")
+    assert world.mirrored is None
+
+
+def test_a_canary_is_mirrored_where_its_answers_shall_be_compared() -> None:
+    signals = (AnalysisSignal(name="same", type=SignalType.AGREEMENT),)
+    steps = (Step(weight=0), Step(weight=25), Step(weight=100))
+    rollout = Rollout(steps=steps, analysis=Analysis(signals=signals))
+    policy = policy_of(rollout)
+    assert [stage.mirror for stage in policy.stages] == [True, True, False]
+    assert policy.stages[0].judged, "copies are evidence"
+    assert [replicas_for(stage, 8, TrafficMode.GATEWAY) for stage in policy.stages] == [8, 2, 8]
+    assert [stage.mirror for stage in policy_of(rollout, compares=False).stages] == [False] * 3
+    assert not policy_of(rollout, compares=False).stages[0].judged
+    assert policy_of(Rollout(strategy=Strategy.SHADOW), compares=False).stages[0].mirror, (
+        "it holds, and says so"
+    )
+    world = World.serving()
+    world.run(policy)
+    assert world.end()[:2] == (Phase.IDLE, "b")
     assert world.mirrored is None
 
 

@@ -9,6 +9,7 @@ from longshore.api.serving import RuntimeName
 from longshore.index import Index, Key
 from longshore.observe import pod_view
 from longshore.plan.analysis.settings import LOOK_SECONDS
+from longshore.plan.mirror import Mirroring
 from longshore.plan.telemetry import PodReading, Telemetry
 from longshore.resources.names import COMPONENT, REVISION, RUNTIME, SERVER, WARM
 from longshore.runtimes.base import MetricSource
@@ -33,7 +34,9 @@ async def listen(index: Index, senses: Senses, wake: Callable[[Key], None], scra
 async def one_round(index: Index, senses: Senses, wake: Callable[[Key], None], scraper: Scraper) -> None:
     """Ask every pod of every key that is listened to, once."""
     keys = sorted(senses.listening)
-    targets = {key: targets_of(index, key, key in senses.predicting) for key in keys}
+    targets = {
+        key: targets_of(index, key, key in senses.predicting, senses.mirroring.get(key)) for key in keys
+    }
     heard = await scraper.read([target for wanted in targets.values() for target in wanted])
     by_pod: dict[str, PodReading] = {reading.uid: reading for reading in heard.readings}
     for key, wanted in targets.items():
@@ -45,7 +48,9 @@ async def one_round(index: Index, senses: Senses, wake: Callable[[Key], None], s
         wake(key)
 
 
-def targets_of(index: Index, key: Key, predictions: bool = False) -> tuple[ScrapeTarget, ...]:
+def targets_of(
+    index: Index, key: Key, predictions: bool = False, mirroring: Mirroring | None = None
+) -> tuple[ScrapeTarget, ...]:
     """Give the serving pods of a ModelDeployment that have an address, with where each runtime tells."""
     sources = _sources(index, key)
     found = []
@@ -58,7 +63,14 @@ def targets_of(index: Index, key: Key, predictions: bool = False) -> tuple[Scrap
         uid = obj["metadata"]["uid"]
         found.append(
             ScrapeTarget(
-                pod.name, uid, pod.revision, pod.ip, str(pod.restarts), sources[pod.revision], predictions
+                pod.name,
+                uid,
+                pod.revision,
+                pod.ip,
+                str(pod.restarts),
+                sources[pod.revision],
+                predictions,
+                mirroring if mirroring is not None and mirroring.stable == pod.revision else None,
             )
         )
     return tuple(found)

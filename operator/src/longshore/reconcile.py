@@ -139,6 +139,7 @@ class Reconciler:
         """Keep what the next plan needs, and start what this one asks for."""
         _keep(self._senses.analysed, key, plan.analysed)
         _keep(self._senses.scaled, key, plan.scaled)
+        _keep(self._senses.mirroring, key, plan.mirroring)
         (self._senses.listening.add if plan.listen else self._senses.listening.discard)(key)
         (self._senses.predicting.add if plan.predictions else self._senses.predicting.discard)(key)
         self._exercise(key, plan.exercise)

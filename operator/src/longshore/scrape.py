@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from longshore.plan.mirror import Mirroring
 from longshore.plan.telemetry import PodReading, Telemetry, parse_metrics, parse_predictions
 from longshore.runtimes.base import MetricSource
 
 TIMEOUT = 1.0
 """Seconds for one pod: a busy server must not hold up the round."""
 CONCURRENCY = 256
+MIRROR_PATH = "/mirror"
+MIRROR_KEY_HEADER = "Longshore-Mirror-Key"
 _LARGEST = 4 * 2**20
 """Bytes of an answer; a server with more to say is not one of ours."""
 
@@ -29,6 +32,8 @@ class ScrapeTarget:
     source: MetricSource
     predictions: bool = False
     """Whether to ask for its predictions as well."""
+    mirroring: Mirroring | None = None
+    """Copies of requests that it is asked to send."""
 
 
 class Scraper:
@@ -64,13 +69,44 @@ class Scraper:
             )
         try:
             async with self._slots:
+                unmirrored = await self._mirror(target)
                 text = await self._text(target, target.source.path)
                 at = self._clock()
                 values = parse_metrics(text, target.source)
                 predictions = await self._predictions(target) if target.predictions else {}
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             return str(error) or type(error).__name__
-        return PodReading(target.pod, target.uid, target.revision, at, target.process, values, predictions)
+        return PodReading(
+            target.pod, target.uid, target.revision, at, target.process, values, predictions, unmirrored
+        )
+
+    async def _mirror(self, target: ScrapeTarget) -> str:
+        """Ask a pod to send copies of requests; gives why it does not. Its counters count all the same."""
+        wanted = target.mirroring
+        if wanted is None or "mirroring" not in target.source.series:
+            return ""
+        assert self._session is not None  # the caller opened it
+        document = {
+            "share": wanted.share,
+            "seconds": wanted.seconds,
+            "tolerance": wanted.tolerance,
+            "revision": wanted.canary,
+        }
+        try:
+            async with self._session.post(
+                _url(target, MIRROR_PATH),
+                json=document,
+                headers={MIRROR_KEY_HEADER: wanted.key},
+                allow_redirects=False,
+            ) as response:
+                if response.status == 404:
+                    return (
+                        "its server was started by an older version and sends no copies: promote this "
+                        "revision, or take strategy Canary; later rollouts can be mirrored"
+                    )
+                return "" if response.status == 200 else f"HTTP {response.status}"
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return str(error) or type(error).__name__
 
     async def _predictions(self, target: ScrapeTarget) -> dict[str, dict[int, int]]:
         """Give what a pod predicted; nothing where it does not say: its counters count all the same."""
@@ -89,9 +125,7 @@ class Scraper:
             aiohttp.ClientError, TimeoutError, OSError: no answer.
         """
         assert self._session is not None  # the caller opened it
-        host = f"[{target.address}]" if ":" in target.address else target.address
-        url = f"http://{host}:{target.source.port}{path}"
-        async with self._session.get(url, allow_redirects=False) as response:
+        async with self._session.get(_url(target, path), allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status}")
             body = bytearray()
@@ -100,3 +134,8 @@ class Scraper:
                 if len(body) > _LARGEST:
                     raise ValueError(f"the answer is larger than {_LARGEST} bytes")
         return body.decode("utf-8", "replace")
+
+
+def _url(target: ScrapeTarget, path: str) -> str:
+    host = f"[{target.address}]" if ":" in target.address else target.address
+    return f"http://{host}:{target.source.port}{path}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from longshore.index import Key
 from longshore.plan.analysis.questions import Answers
+from longshore.plan.mirror import Mirroring
 from longshore.plan.rollout.model import PreflightView
 from longshore.plan.scaling import External
 from longshore.plan.state import ActivatorView, Analysed, Scaled
@@ -19,6 +20,8 @@ class Senses:
     """Whose pods are asked for their counters."""
     predicting: set[Key] = field(default_factory=set)
     """Whose pods are asked for their predictions as well."""
+    mirroring: dict[Key, Mirroring] = field(default_factory=dict)
+    """Whose pods are asked to send copies of requests, and where to."""
     exercising: set[Key] = field(default_factory=set)
     """Whose revisions are sent recorded requests."""
     telemetry: dict[Key, Telemetry] = field(default_factory=dict)
@@ -39,6 +42,7 @@ class Senses:
         self.listening.discard(key)
         self.predicting.discard(key)
         for known in (
+            self.mirroring,
             self.telemetry,
             self.analysed,
             self.scaled,

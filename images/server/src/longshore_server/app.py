@@ -1,5 +1,6 @@
 """What the server answers: every path of every REST protocol, in one table."""
 
+import hmac
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,15 +19,21 @@ from longshore_server.errors import (
 from longshore_server.httpexchange import Exchange
 from longshore_server.httphead import Body, Endpoint, RequestHead
 from longshore_server.metrics import Metrics
+from longshore_server.mirrorclient import KEY_HEADER
+from longshore_server.mirrorlease import parse
 from longshore_server.sagemaker import Invocations
 from longshore_server.served import ServedModel
 from longshore_server.tfrest import Predict
-from longshore_server.v2rest import V2Rest
+from longshore_server.v2rest import CopiedWork, V2Rest
 
 _PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
 _V2_MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<call>/[a-z]+)?")
 _V1_MODEL = re.compile(r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[^/:]+))?(?P<call>[/:][a-z]+)?")
-_OPEN_PATHS = frozenset(("/v2/health/live", "/v2/health/ready", "/ping", "/metrics", "/metrics/predictions"))
+_MIRROR = "/mirror"
+_KEY = KEY_HEADER.lower().encode()
+_OPEN_PATHS = frozenset(
+    ("/v2/health/live", "/v2/health/ready", "/ping", "/metrics", "/metrics/predictions", _MIRROR)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,7 @@ class Inference:
 
     served: ServedModel
     v2: V2Rest
+    copies: V2Rest
     predict: Predict
     invocations: Invocations
 
@@ -43,20 +51,31 @@ class App:
     """The router of the HTTP listener."""
 
     def __init__(
-        self, name: str, version: str, metrics: Metrics, keys: ApiKeys | None, body_limit: int
+        self,
+        name: str,
+        version: str,
+        metrics: Metrics,
+        keys: ApiKeys | None,
+        body_limit: int,
+        mirror_key: str = "",
     ) -> None:
-        """Before `serve` every call but liveness and metrics is answered 503."""
+        """Before `serve` every call but liveness and metrics is answered 503.
+
+        With `mirror_key` whoever knows it may ask for mirroring, and may send copies.
+        """
         self._name = name
         self._version = version
         self._metrics = metrics
         self._keys = keys
         self._body_limit = body_limit
+        self._mirror_key = mirror_key.encode()
         self._inference: Inference | None = None
 
     def serve(self, served: ServedModel) -> None:
         """Begin to answer for the model."""
         v2, predict = V2Rest(served), Predict(served)
-        self._inference = Inference(served, v2, predict, Invocations(served, v2, predict))
+        copies = V2Rest(served, CopiedWork)
+        self._inference = Inference(served, v2, copies, predict, Invocations(served, v2, predict))
 
     @property
     def is_ready(self) -> bool:
@@ -86,10 +105,13 @@ class App:
             "/ping": ("GET", _json(self._ready)),
             "/metrics": ("GET", self._exposition),
             "/metrics/predictions": ("GET", self._predictions),
+            _MIRROR: ("POST", self._mirror),
             "/v2": ("GET", _json(lambda: (describe.server(__version__), 200))),
             "/v2/repository/index": ("POST", _json(self._index)),
             "/v1/models": ("GET", _json(lambda: ({"models": [self._name]}, 200))),
         }
+        if path == _MIRROR:
+            self._check_mirror_key(head)
         if (found := fixed.get(path.rstrip("/") or path)) is not None:
             return found
         if path == "/invocations":
@@ -106,6 +128,8 @@ class App:
 
     def _v2_call(self, head: RequestHead, call: str) -> tuple[str, Endpoint]:
         if call == "/infer":
+            if self._is_copy(head):
+                return self._infer(head, lambda inference: inference.copies)
             return self._infer(head, lambda inference: inference.v2)
         calls: dict[str, Callable[[ServedModel], Any]] = {
             "": describe.model,
@@ -157,6 +181,21 @@ class App:
 
     def _predictions(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
         exchange.answer(self._metrics.predictions(), _PROMETHEUS)
+
+    def _is_copy(self, head: RequestHead) -> bool:
+        key = head.headers.get(_KEY)
+        return bool(self._mirror_key) and key is not None and hmac.compare_digest(key, self._mirror_key)
+
+    def _check_mirror_key(self, head: RequestHead) -> None:
+        if not self._mirror_key:
+            raise not_found(f"no such path: {_MIRROR}: this server was started without --mirror-target")
+        if not self._is_copy(head):
+            raise unauthenticated(f"no valid {KEY_HEADER}: mirroring is asked for by the operator")
+
+    def _mirror(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
+        wanted = parse(body)
+        self._metrics.lease.grant(wanted)
+        exchange.answer_json({"share": self._metrics.lease.share, "seconds": wanted.seconds})
 
     def _exposition(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
         exchange.answer(self._metrics.exposition(), _PROMETHEUS)

@@ -20,6 +20,7 @@ from longshore_server.dtypes import Array, Datatype
 from longshore_server.errors import RequestError, backend_failed, deadline_exceeded, overloaded
 from longshore_server.inference import Group, Outputs, Payload, Work
 from longshore_server.metrics import Metrics
+from longshore_server.mirror import Mirror
 from longshore_server.session import Signature
 
 _log = logging.getLogger(__name__)
@@ -55,13 +56,19 @@ class Batcher:
     """The queue before one engine. All methods are for the event loop's thread."""
 
     def __init__(
-        self, engine: Engine, options: BatchingOptions, metrics: Metrics, loop: asyncio.AbstractEventLoop
+        self,
+        engine: Engine,
+        options: BatchingOptions,
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
+        mirror: Mirror | None = None,
     ) -> None:
-        """Nothing starts before the first request."""
+        """Nothing starts before the first request; `mirror` is shown every answer."""
         self._engine = engine
         self._options = options
         self._metrics = metrics
         self._loop = loop
+        self._mirror = mirror
         self._groups: dict[Group, None] = {}  # those that wait, in no order
         self._waiting = 0
         self._running = 0
@@ -262,6 +269,8 @@ class Batcher:
             start += work.rows
         self._metrics.batch_done(works, rows, began, run.assembled, run.finished, time.perf_counter())
         self._metrics.predicted(works, outputs)
+        if self._mirror is not None:
+            self._mirror.observe(works, outputs)
 
     def _wrong_rows(self, group: Group, works: list[Work], rows: int, began: float, run: "Run") -> None:
         """The model gave other rows than it got: what it proved at start does not hold for these values."""

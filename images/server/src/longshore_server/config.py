@@ -5,6 +5,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ ENVIRONMENT_PREFIX = "LONGSHORE_SERVER_"
 SAGEMAKER_MODEL = "/opt/ml/model"
 PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
 BATCHING = ("auto", "on", "off")
+_KEY = re.compile(r"[A-Za-z0-9_-]{0,256}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Settings:
     access_log_sample: float
     otlp_endpoint: str
     trace_sample: float
+    mirror_target: tuple[str, int] | None
+    mirror_key: str
     log_level: str
 
 
@@ -83,6 +87,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] | None = None
         parser.error("--tls-certificate and --tls-key go together: give both or neither")
     if options.tls_client_ca and not options.tls_certificate:
         parser.error("--tls-client-ca needs --tls-certificate and --tls-key")
+    if bool(options.mirror_target) != bool(options.mirror_key):
+        parser.error("--mirror-target and --mirror-key go together: give both or neither")
+    if not _KEY.fullmatch(options.mirror_key):
+        parser.error("--mirror-key takes up to 256 letters, digits, - and _")
     providers = tuple(part.strip() for part in options.provider.split(",") if part.strip())
     if unknown := [provider for provider in providers if provider not in PROVIDERS]:
         parser.error(f"--provider {unknown[0]} is not known: choose from {', '.join(PROVIDERS)}")
@@ -121,6 +129,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] | None = None
         access_log_sample=options.access_log_sample,
         otlp_endpoint=options.otlp_endpoint,
         trace_sample=options.trace_sample,
+        mirror_target=options.mirror_target,
+        mirror_key=options.mirror_key,
         log_level=options.log_level,
     )
 
@@ -227,6 +237,14 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     option("--trace-sample", type=share, default=0.01, help="share of requests traced without a parent")
     option(
+        "--mirror-target",
+        type=_host_port,
+        default=None,
+        metavar="HOST:PORT",
+        help="where copies of requests may be sent when the operator asks for it",
+    )
+    option("--mirror-key", default="", help="what whoever asks for copies, or sends some, must know")
+    option(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
@@ -244,6 +262,13 @@ def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
 
     parse_whole.__name__ = "whole number"
     return parse_whole
+
+
+def _host_port(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 def _real(low: float, high: float | None = None) -> Callable[[str], float]:

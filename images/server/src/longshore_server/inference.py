@@ -109,6 +109,8 @@ class Work:
 
     __slots__ = ("deadline", "group", "payloads", "received", "rows")
     protocol: ClassVar[str] = ""
+    copied: ClassVar[bool] = False
+    """Whether it is the copy of a request that another revision answered."""
 
     def __init__(
         self, group: Group, rows: int, payloads: Sequence[Payload], received: float, deadline: float | None

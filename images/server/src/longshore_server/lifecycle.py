@@ -24,6 +24,8 @@ from longshore_server.httpserver import HttpServer
 from longshore_server.inference import Admission
 from longshore_server.loading import Loaded, load
 from longshore_server.metrics import Metrics, SharedMemory, escape_label
+from longshore_server.mirror import LARGEST, Mirror
+from longshore_server.mirrorclient import Target
 from longshore_server.observing import observers
 from longshore_server.served import ServedModel
 from longshore_server.session import SessionOptions, runtime_version
@@ -82,8 +84,14 @@ class Worker:
             else None
         )
         self._app = App(
-            settings.name, settings.version, self._metrics, self._keys, settings.limits.body_bytes
+            settings.name,
+            settings.version,
+            self._metrics,
+            self._keys,
+            settings.limits.body_bytes,
+            settings.mirror_key,
         )
+        self._mirror: Mirror | None = None
         self._grpc: GrpcServer | None = None
         self._observers = observers(settings)
         self._stop = asyncio.Event()
@@ -115,6 +123,8 @@ class Worker:
             sweeper.cancel()
             for listener in listeners:
                 listener.close()
+            if self._mirror is not None:
+                self._mirror.close()
             if self._observers is not None:
                 self._observers.close(_LAST_SPANS)
 
@@ -136,13 +146,16 @@ class Worker:
             queue_size=settings.queue_size,
             inline=_INLINE_ONE_PROCESSOR if self._threads == 1 else _INLINE,
         )
+        if settings.mirror_target is not None:
+            target = Target(*settings.mirror_target, settings.name, settings.mirror_key, LARGEST)
+            self._mirror = Mirror(target, loaded.engine.signature, self._metrics)
         served = ServedModel(
             name=settings.name,
             version=settings.version,
             admission=Admission(
                 loaded.engine.signature, loaded.batched, settings.limits.tensor_rank, loaded.cost
             ),
-            batcher=Batcher(loaded.engine, options, self._metrics, loop),
+            batcher=Batcher(loaded.engine, options, self._metrics, loop, self._mirror),
             metrics=self._metrics,
             max_batch_size=settings.max_batch_size if loaded.batched else 0,
             ready=True,

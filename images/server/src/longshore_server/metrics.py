@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from longshore_server.errors import FailureReason, RequestError
+from longshore_server.mirrorlease import Lease
 from longshore_server.predictions import PredictionMemory, Predictions
 
 if TYPE_CHECKING:
@@ -94,6 +95,14 @@ _COMPUTE_SECONDS = _add(
 _CASCADE = _add(
     "longshore_cascade_escalated_rows_total", "counter", "Rows that a cascade sent to its large model"
 )
+_COMPARED = _add(
+    "longshore_mirror_compared_total",
+    "counter",
+    "Answers to copies, compared with those given here",
+)
+_DIFFERING = _add("longshore_mirror_differing_total", "counter", "Of them, not the same")
+_DROPPED = _add("longshore_mirror_dropped_total", "counter", "Copies that were not sent: too many, too large")
+_UNANSWERED = _add("longshore_mirror_failed_total", "counter", "Copies not answered, or not in time")
 _REQUEST_HISTOGRAM = _add(
     "longshore_request_seconds", "histogram", "Request to answer", bounds=SECONDS_BOUNDS
 )
@@ -141,6 +150,7 @@ class SharedMemory:
         self._map = mmap.mmap(-1, max(workers * _layout.width * 8, mmap.PAGESIZE))
         self.workers = workers
         self.predictions = PredictionMemory(workers)
+        self.lease = Lease()
         self.values: memoryview[float] = memoryview(self._map).cast("d")
 
     def row(self, worker: int) -> "memoryview[float]":
@@ -234,6 +244,24 @@ class Metrics:
         row[start + bisect_left(bounds, value)] += 1
         row[start + len(bounds) + 1] += value
 
+    def mirror_compared(self, differs: bool) -> None:
+        """An answer to a copy was compared with the one given here."""
+        self._row[_COMPARED] += 1
+        self._row[_DIFFERING] += differs
+
+    def mirror_dropped(self) -> None:
+        """A copy was not sent."""
+        self._row[_DROPPED] += 1
+
+    def mirror_failed(self) -> None:
+        """A copy was not answered as the protocol has it."""
+        self._row[_UNANSWERED] += 1
+
+    @property
+    def lease(self) -> Lease:
+        """What is asked of the mirrors of all workers."""
+        return self._memory.lease
+
     def escalated(self, rows: int) -> None:
         """A cascade sent `rows` to its large model."""
         self._row[_CASCADE] += rows
@@ -307,6 +335,7 @@ class Metrics:
         for name, text, extra, value in (
             ("longshore_latency_objective_seconds", "The latency objective", [], self._objective),
             ("longshore_workers", "Worker processes wanted", [], float(self._memory.workers)),
+            ("longshore_mirror_share", "Share of requests that is copied", [], self._memory.lease.share),
             ("longshore_model_info", "What is served; always 1", [self._information], 1.0),
         ):
             lines += [

@@ -109,11 +109,19 @@ class V2Work(Work):
         self.exchange.fail(error)
 
 
+class CopiedWork(V2Work):
+    """One `infer` call that is the copy of a request to another revision."""
+
+    __slots__ = ()
+    copied: ClassVar[bool] = True
+
+
 class V2Rest:
     """The endpoint `POST /v2/models/NAME/infer`."""
 
-    def __init__(self, served: ServedModel) -> None:
-        """One for each served model."""
+    def __init__(self, served: ServedModel, work: type[V2Work] = V2Work) -> None:
+        """One for each served model and kind of `work`."""
+        self._work = work
         self._served = served
         self._admission: Admission = served.admission
         self._submit = served.submit
@@ -129,13 +137,13 @@ class V2Rest:
             document = _load(body)
             known = self._known(document)
             if known is not None:
-                self._submit(V2Work(*known, received, exchange, self))
+                self._submit(self._work(*known, received, exchange, self))
                 return
             ask = self._ask(document, binary=False)
             payloads = self._json_payloads(document, ask)
         else:
             ask, payloads = self._binary(body, head.json_length)
-        self._submit(V2Work(ask, payloads, received, exchange, self))
+        self._submit(self._work(ask, payloads, received, exchange, self))
 
     # Requests.
 

@@ -29,6 +29,7 @@ from longshore.plan.analysis.predictions import (
 from longshore.plan.analysis.questions import Answers, Questions, questions_of
 from longshore.plan.analysis.settings import Settings, settings_of
 from longshore.plan.analysis.verdict import Verdict
+from longshore.plan.mirror import compares_answers
 from longshore.plan.rollout.model import Phase, RolloutState
 from longshore.plan.state import Analysed, Exercise, Observed
 from longshore.plan.supported import counts_predictions
@@ -41,7 +42,7 @@ _MIRRORED = "mirrored"
 def analyse(observed: Observed, spec: Spec, canary: str, stable: str | None) -> tuple[Analysed, Judgement]:
     """Take the latest readings into account, each once, and judge."""
     before = _remembered(observed, canary)
-    settings = _settings(observed, spec, stable, before)
+    settings = _settings(observed, spec, before)
     telemetry = observed.telemetry
     if telemetry is None or stable is None or telemetry.at <= before.looked_at:
         return before, judge(settings, before.state)
@@ -119,7 +120,7 @@ def exercise(
     stepping = state is not None and state.phase is Phase.STEPPING
     if load is None or state is None or not stepping or analysed is None or state.stable is None:
         return None
-    judgement = judge(_settings(observed, spec, state.stable, analysed), analysed.state)
+    judgement = judge(_settings(observed, spec, analysed), analysed.state)
     if judgement.verdict in (Verdict.PASS, Verdict.FAIL):
         return None
     return Exercise(
@@ -146,9 +147,8 @@ def dump(analysed: Analysed) -> dict[str, Any]:
     return {"revision": analysed.revision, "state": dump_state(analysed.state)}
 
 
-def _settings(observed: Observed, spec: Spec, stable: str | None, before: Analysed) -> Settings:
+def _settings(observed: Observed, spec: Spec, before: Analysed) -> Settings:
     rollout, telemetry = spec.rollout, observed.telemetry or Telemetry()
-    compares = bool(_mirror_samples(telemetry, stable))
     signals = [s.name for s in rollout.analysis.signals if s.type is SignalType.DISTRIBUTION]
     kinds = tuple(
         kind
@@ -159,8 +159,9 @@ def _settings(observed: Observed, spec: Spec, stable: str | None, before: Analys
     settings = settings_of(
         rollout.analysis,
         spec.serving.latency_objective is not None,
-        shadow=rollout.strategy is Strategy.SHADOW and compares,
+        shadow=rollout.strategy is Strategy.SHADOW,
         baking=_baking(observed),
+        compares=compares_answers(spec),
         kinds=kinds,
     )
     return settings if counts_predictions(spec) else replace(settings, distribution=())

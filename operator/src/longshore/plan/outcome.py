@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from longshore.api.status import Optimization, Revision, Side
 from longshore.plan.analysis.questions import Questions
+from longshore.plan.mirror import Mirroring
 from longshore.plan.scaling.queries import MetricQuery
 from longshore.plan.state import Activation, Analysed, Exercise, Scaled
 
@@ -115,5 +116,7 @@ class Plan:
     """What the pods predicted is needed as well."""
     questions: Questions | None = None
     """What Prometheus servers and web hooks shall be asked."""
+    mirroring: Mirroring | None = None
+    """Copies of requests that pods shall be asked to send."""
     preflight: str | None = None
     """Revision that recorded requests shall be sent to."""

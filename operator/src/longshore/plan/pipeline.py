@@ -87,6 +87,7 @@ def make_plan(observed: Observed) -> Plan:
         predictions=analysis_stage.compares_predictions(spec, judged),
         questions=analysis_stage.ask(observed, spec, serving.state, judged),
         preflight=serving.preflight,
+        mirroring=serving.mirroring,
     )
 
 

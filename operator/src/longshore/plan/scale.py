@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from longshore.api import KIND, Spec
+from longshore.api.rollout import Strategy
 from longshore.api.scaling import Engine
 from longshore.plan.diagnose import missing_pods
 from longshore.plan.outcome import Problem
@@ -75,7 +76,9 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
         return ScaleStage(replicas, before, before.reason, before.problem.text, before.limited.text)
     heard = telemetry or Telemetry()
     now = max(heard.at, observed.now) if woken else heard.at
-    seen = _observation(observed, stable, current, heard, now, waiting)
+    seen = _observation(
+        observed, stable, current, heard, now, waiting, spec.rollout.strategy is Strategy.SHADOW
+    )
     policy = policy_of(spec)
     state, decision = step(policy, before.state, seen)
     claim, grant = _shared(observed, spec, stable, decision)
@@ -132,9 +135,20 @@ def memory(observed: Observed, load: ScaleStage) -> Mapping[str, Any] | None:
 
 
 def _observation(
-    observed: Observed, stable: str, current: int, heard: Telemetry, now: float, waiting: Waiting | None
+    observed: Observed,
+    stable: str,
+    current: int,
+    heard: Telemetry,
+    now: float,
+    waiting: Waiting | None,
+    shadow: bool,
 ) -> Observation:
     pods = [pod for pod in observed.pods if pod.revision and pod.job is None and not pod.deleting]
+    readings = heard.readings
+    if shadow:
+        # What gets copies only would count every request twice.
+        pods = [pod for pod in pods if pod.revision == stable]
+        readings = tuple(reading for reading in readings if reading.revision == stable)
     return Observation(
         now=now,
         revisions=(
@@ -144,7 +158,7 @@ def _observation(
                 ready=sum(pod.ready for pod in pods if pod.revision == stable),
             ),
         ),
-        samples=tuple(_sample(reading) for reading in heard.readings),
+        samples=tuple(_sample(reading) for reading in readings),
         ready_pods=frozenset(pod.name for pod in pods if pod.ready),
         starts=tuple(PodStart(p.name, p.created, p.ready_since) for p in pods if p.ready_since is not None),
         external=observed.external,

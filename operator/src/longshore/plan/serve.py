@@ -16,6 +16,7 @@ from longshore.plan.analyse import analyse, dump
 from longshore.plan.analysis.judge import Judgement
 from longshore.plan.artifact import Artifact
 from longshore.plan.diagnose import pods_problem, unschedulable_again
+from longshore.plan.mirror import Mirroring, can_mirror, mirroring
 from longshore.plan.outcome import Deletion, Done, Notice, Problem, Waiting
 from longshore.plan.rollout import (
     Decision,
@@ -31,6 +32,7 @@ from longshore.plan.rollout import (
     step,
 )
 from longshore.plan.rollout.actions import Preview, SelectStable
+from longshore.plan.rollout.targets import stage_weight
 from longshore.plan.route import Routed, look_at_route
 from longshore.plan.scale import ScaleStage
 from longshore.plan.state import Analysed, DeploymentView, Observed
@@ -67,6 +69,7 @@ class ServeStage:
     analysed: Analysed | None = None
     listen: bool = False
     preflight: str | None = None
+    mirroring: Mirroring | None = None
 
 
 def decide(
@@ -97,7 +100,8 @@ def decide(
         judgement=judgement,
         judged=judged.revision if judged else None,
     )
-    decision = step(policy_of(spec.rollout), state, seen)
+    policy = policy_of(spec.rollout, can_mirror(spec))
+    decision = step(policy, state, seen)
     apply, delete = _objects(observed, spec, target, artifact, decision, routed, seen)
     moves = [a for a in decision.actions if isinstance(a, SelectStable) and traffic.stable is not None]
     remembered = judged if judged is not None and judged.revision == decision.targets.analyse else None
@@ -117,6 +121,7 @@ def decide(
         analysed=remembered,
         listen=decision.targets.analyse is not None,
         preflight=decision.targets.preflight,
+        mirroring=mirroring(observed, spec, decision.targets, stage_weight(policy, decision.state)),
     )
 
 
@@ -202,7 +207,7 @@ def _objects(
         traffic = traffic_objects(observed, spec, routed, seen.traffic, decision.targets, first)
     common: tuple[Mapping[str, Any], ...] = ()
     if more or fewer or left_alone:
-        common = _common(observed, spec, artifact)
+        common = _common(observed, spec, artifact, mirrors=decision.targets.mirror is not None)
     forgotten = _forgotten(observed, spec, decision)
     gone = {deletion.name for deletion in forgotten}
     fewer = [obj for obj in fewer if obj["metadata"]["name"] not in gone]
@@ -212,7 +217,9 @@ def _objects(
     )
 
 
-def _common(observed: Observed, spec: Spec, artifact: Artifact | None) -> tuple[Mapping[str, Any], ...]:
+def _common(
+    observed: Observed, spec: Spec, artifact: Artifact | None, mirrors: bool
+) -> tuple[Mapping[str, Any], ...]:
     sources = [d.provenance for d in observed.deployments]
     fetches = any(
         image_volume(
@@ -225,7 +232,7 @@ def _common(observed: Observed, spec: Spec, artifact: Artifact | None) -> tuple[
         fetches = fetches or image_volume(artifact.source, observed.settings) is None
     return (
         service_account(observed.owner),
-        serving_policy(observed.owner, metrics_ports(), fetches),
+        serving_policy(observed.owner, metrics_ports(), fetches, mirrors),
         pod_disruption_budget(observed.owner),
     )
 
@@ -354,7 +361,7 @@ def _canary_side(
     state = decision.state
     if state.canary is None or state.stable is None:
         return None
-    stages = len(policy_of(spec.rollout).stages)
+    stages = len(policy_of(spec.rollout, can_mirror(spec)).stages)
     evidence = judgement.text if judgement is not None else None
     asked = seen.traffic.weight
     if seen.traffic.mode is TrafficMode.SERVICE and asked not in (0, decision.effective_weight):

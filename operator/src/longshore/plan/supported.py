@@ -7,6 +7,7 @@ from longshore.api.base import seconds
 from longshore.api.rollout import SignalType, Strategy
 from longshore.api.scaling import Engine
 from longshore.api.serving import RuntimeName
+from longshore.plan.mirror import can_mirror, compares_answers
 from longshore.plan.zero import may_sleep
 from longshore.runtimes.registry import runtime_of
 
@@ -47,13 +48,16 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
     ),
     (
         "rollout.strategy",
-        lambda s: s.rollout.strategy is Strategy.SHADOW,
-        "no request is mirrored, so the rollout holds: promote it, or take another strategy",
+        lambda s: s.rollout.strategy is Strategy.SHADOW and not can_mirror(s),
+        "this runtime copies no requests, so a rollout holds: promote it, or take another strategy",
     ),
     (
         "rollout.analysis.signals",
-        lambda s: any(signal.type is SignalType.AGREEMENT for signal in s.rollout.analysis.signals),
-        "Agreement is not compared; other signals are",
+        lambda s: (
+            any(signal.type is SignalType.AGREEMENT for signal in s.rollout.analysis.signals)
+            and not compares_answers(s)
+        ),
+        "Agreement needs runtime OnnxRuntime, and strategy Shadow or steps; other signals are compared",
     ),
     (
         "rollout.analysis.signals",

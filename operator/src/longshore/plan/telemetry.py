@@ -20,6 +20,8 @@ class PodReading:
     values: Mapping[str, float]
     predictions: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     """How often each bin was predicted since the server started, by kind of bin."""
+    unmirrored: str = ""
+    """Why it does not send copies though it was asked to."""
 
 
 @dataclass(frozen=True)

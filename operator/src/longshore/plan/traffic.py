@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from longshore.api import Spec
+from longshore.plan.mirror import mirrored
 from longshore.plan.outcome import Deletion
 from longshore.plan.rollout.model import Targets, TrafficMode, TrafficView
 from longshore.plan.route import ROUTE_KINDS, Routed
@@ -27,13 +28,18 @@ def look_at_traffic(observed: Observed, routed: Routed) -> TrafficView:
     promoted = notes.get(STABLE)
     side = _service_notes(observed, side_service(observed.owner, "canary"))[1]
     if not routed.kinds:
+        copied, uncopied = mirrored(observed, promoted, side.get(REVISION))
         return TrafficView(
             mode=TrafficMode.SERVICE,
             weight=_number(notes.get(WEIGHT)),
             stable=promoted,
             canary=notes.get(CANARY),
+            mirrored=copied,
             preview=side.get(REVISION),
+            unmirrored=uncopied,
         )
+    selected = promoted if selector.get(REVISION) == promoted else selector.get(REVISION) or promoted
+    copied, uncopied = mirrored(observed, selected, side.get(REVISION))
     routes = _routes(observed, routed)
     weights = {canary_weight(observed.owner, route) for route in routes}
     return TrafficView(
@@ -43,8 +49,10 @@ def look_at_traffic(observed: Observed, routed: Routed) -> TrafficView:
         confirmed=not routes
         or (len(weights) == 1 and routed.accepted and all(_settled(observed, route) for route in routes)),
         problem=routed.problem.message if routed.problem else None,
-        stable=promoted if selector.get(REVISION) == promoted else selector.get(REVISION) or promoted,
+        stable=selected,
         canary=side.get(REVISION),
+        mirrored=copied,
+        unmirrored=uncopied,
         preview=side.get(REVISION) if routes and all(map(previews, routes)) else None,
     )
 
@@ -72,7 +80,9 @@ def traffic_objects(
             notes |= {CANARY: asked, WEIGHT: str(targets.weight)}
         if asked and targets.weight:
             selected = asked if targets.weight == 100 else None
-        shown = (service(owner, targets.preview, side_service(owner, "canary")),) if targets.preview else ()
+        # Copies of requests need a way to the canary alone, as a preview does.
+        beside = targets.preview or targets.mirror
+        shown = (service(owner, beside, side_service(owner, "canary")),) if beside else ()
         return (service(owner, selected, notes=notes), *shown)
     assert spec.route is not None  # no route has kinds without it
     canary = targets.preview or targets.canary or seen.canary or stable or first
@@ -98,7 +108,7 @@ def unwanted_objects(observed: Observed, routed: Routed, targets: Targets) -> tu
     """Give the objects of routes and of a preview that are no longer asked for."""
     places = [(kind.kind, observed.owner.name) for kind in ROUTE_KINDS if kind not in routed.kinds]
     if not routed.kinds:
-        sides = ("stable",) if targets.preview else ("stable", "canary")
+        sides = ("stable",) if targets.preview or targets.mirror else ("stable", "canary")
         places += [("Service", side_service(observed.owner, side)) for side in sides]
     found = [(place, observed.live.get(place)) for place in places]
     return tuple(

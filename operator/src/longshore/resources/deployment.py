@@ -22,6 +22,8 @@ from longshore.resources.names import (
     TEMPLATE,
     Owner,
     deployment_name,
+    mirror_key,
+    side_address,
 )
 from longshore.resources.packing import is_small, packed
 from longshore.resources.pod import pod_spec
@@ -43,6 +45,8 @@ def pod_template(
         serving=serving,
         settings=settings,
         cpu_millicores=serving_millicores(serving),
+        mirror_target=side_address(owner, "canary"),
+        mirror_key=mirror_key(owner),
     )
     container = runtime.container(wanted)
     overlay = serving.pod_template

@@ -1,5 +1,6 @@
 """Names, labels and annotations: what everything is called and found by."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +113,19 @@ def model_of_deployment(name: str) -> str:
 def side_service(owner: Owner, side: str) -> str:
     """Name the Service of a side, `stable` or `canary`, that routes weigh."""
     return f"{owner.name}-{side}"
+
+
+def side_address(owner: Owner, side: str) -> str:
+    """Give `host:port` of the Service of a side, as pods reach it."""
+    return f"{side_service(owner, side)}.{owner.namespace}.svc:{SERVICE_PORT}"
+
+
+def mirror_key(owner: Owner) -> str:
+    """Give what pods take each other's copies of requests by, and the operator's word to send them.
+
+    Whoever may only send requests cannot know it: it comes from the ModelDeployment's random uid.
+    """
+    return hashlib.sha256(f"{owner.uid}/mirror".encode()).hexdigest()
 
 
 def job_name(owner: Owner, key: str, attempt: int) -> str:

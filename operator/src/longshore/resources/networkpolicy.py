@@ -5,28 +5,43 @@ from typing import Any
 
 from longshore.resources.names import COMPONENT, GRPC_PORT, HTTP_PORT, NAME, OPTIMIZER, SERVER, WARM, Owner
 
+_DNS_PORTS = (53, 5353)
+"""Of cluster DNS as pods see it; OpenShift's listens on the second."""
 
-def serving_policy(owner: Owner, metrics: Iterable[int], fetches: bool) -> dict[str, Any]:
+
+def serving_policy(
+    owner: Owner, metrics: Iterable[int], fetches: bool, mirrors: bool = False
+) -> dict[str, Any]:
     """Build the policy of serving pods and warm copies: requests and scrapes may come in; nothing goes out.
 
     Args:
         owner: the ModelDeployment.
         metrics: ports that pods tell their metrics on; two revisions may be of different runtimes.
         fetches: an init container fetches the model, so the pods may reach out.
+        mirrors: pods send copies of requests to each other, and ask DNS for the Service between them.
     """
+    pods = {
+        "podSelector": {
+            "matchLabels": {NAME: owner.name},
+            "matchExpressions": [{"key": COMPONENT, "operator": "In", "values": [SERVER, WARM]}],
+        }
+    }
+    names = [{"port": port, "protocol": protocol} for port in _DNS_PORTS for protocol in ("UDP", "TCP")]
+    copies: list[dict[str, Any]] = [
+        {"to": [pods], "ports": [{"port": HTTP_PORT, "protocol": "TCP"}]},
+        {"ports": names},
+    ]
+    egress: list[dict[str, Any]] = [{}] if fetches else copies if mirrors else []
     ports = [{"port": port, "protocol": "TCP"} for port in dict.fromkeys((HTTP_PORT, GRPC_PORT, *metrics))]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": owner.metadata(owner.name),
         "spec": {
-            "podSelector": {
-                "matchLabels": {NAME: owner.name},
-                "matchExpressions": [{"key": COMPONENT, "operator": "In", "values": [SERVER, WARM]}],
-            },
+            **pods,
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [{"ports": ports}],
-            **({"egress": [{}]} if fetches else {}),
+            **({"egress": egress} if egress else {}),
         },
     }
 

@@ -19,6 +19,9 @@ class ContainerInput:
     serving: Serving
     settings: Settings
     cpu_millicores: int
+    mirror_target: str = ""
+    """`host:port` of the revision that is tried, for copies of requests."""
+    mirror_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class MetricSource:
     success or not), `errors` (of them, failed or refused), `slow` (of them, slower than the objective),
     `executions`, `rows`, `queue_seconds`, `compute_seconds`, `request_seconds`, all cumulative; `pending`,
     `in_flight`, `open_streams` as they are now; `compared` (answers to mirrored requests) and `differing` (of
-    them, not the same as the original's). A name that is missing is not known of this runtime.
+    them, not the same as the original's) and `uncopied` (copies that were not answered), all cumulative, and
+    `mirroring` (share of the requests that is copied). A name that is missing is not known of this runtime.
     """
 
     port: int

@@ -43,6 +43,8 @@ class OnnxRuntime:
             "workers": (Series("longshore_workers_ready"),),
             "compared": (Series("longshore_mirror_compared_total"),),
             "differing": (Series("longshore_mirror_differing_total"),),
+            "uncopied": (Series("longshore_mirror_failed_total"),),
+            "mirroring": (Series("longshore_mirror_share"),),
         },
     )
 
@@ -67,11 +69,17 @@ class OnnxRuntime:
             arguments["--batching"] = "off"
         if wanted.serving.latency_objective:
             arguments["--latency-objective-ms"] = f"{seconds(wanted.serving.latency_objective) * 1000:g}"
+        variables = {"HOME": "/tmp"}  # noqa: S108 (the pod's own emptyDir)
+        if wanted.mirror_target:
+            variables |= {
+                "LONGSHORE_SERVER_MIRROR_TARGET": wanted.mirror_target,
+                "LONGSHORE_SERVER_MIRROR_KEY": wanted.mirror_key,
+            }
         return {
             "name": "server",
             "image": wanted.settings.server_image,
             "args": [word for pair in arguments.items() for word in pair],
-            "env": environment({"HOME": "/tmp"}),  # noqa: S108 (the pod's own emptyDir)
+            "env": environment(variables),
             "ports": [
                 {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
                 {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},

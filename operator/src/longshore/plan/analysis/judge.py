@@ -180,7 +180,10 @@ def judge(settings: Settings, state: AnalysisState) -> Judgement:
     combined = combine(report.verdict for report in reports)
     told = [report for report in reports if report.verdict is combined]
     overdue = combined.holds and state.unknown >= settings.no_data_deadline
-    text = _clipped("; ".join(report.text for report in told))
+    # How many answers were compared is told while it goes on, whatever it waits for.
+    compared = {name for name, _ in settings.agreement} if combined is not Verdict.FAIL else set()
+    beside = [r for r in reports if r.name in compared and r.verdict is not combined]
+    text = _clipped("; ".join(report.text for report in (*told, *beside)))
     if overdue:
         text += f" (for {duration(state.unknown)}, noDataDeadline is {duration(settings.no_data_deadline)})"
     watched = [(settings.errors, state.errors)]

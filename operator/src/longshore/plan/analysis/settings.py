@@ -57,6 +57,7 @@ def settings_of(
     latency_objective: bool,
     shadow: bool = False,
     baking: bool = False,
+    compares: bool = True,
     kinds: tuple[str, ...] = (),
 ) -> Settings:
     """Read the settings from the spec.
@@ -64,8 +65,9 @@ def settings_of(
     Args:
         analysis: `spec.rollout.analysis`.
         latency_objective: whether the deployment has a latency objective that requests can be slower than.
-        shadow: whether answers to mirrored requests are compared; agreement is then always looked at.
+        shadow: whether agreement is always looked at, asked for or not.
         baking: the new revision has all requests: nothing is held against the one before any more.
+        compares: whether answers to copies of requests are compared at all.
         kinds: kinds of bins that the pods count their predictions in; each is a part of every distribution
             signal and has its share of the signal's alpha. Empty: not known yet.
     """
@@ -76,8 +78,9 @@ def settings_of(
     agreement = tuple(
         (signal.name, min(signal.threshold or _DEFAULT_DISAGREEMENT, 0.5))
         for signal in named(SignalType.AGREEMENT)
+        if compares and not baking
     )
-    if shadow and not agreement:
+    if shadow and not agreement and not baking:
         agreement = (("agreement", _DEFAULT_DISAGREEMENT),)
     shifts = named(SignalType.DISTRIBUTION)
     alpha = analysis.false_abort / (1 + latency_objective + len(shifts) + len(agreement))

@@ -10,7 +10,7 @@ def replicas_for(stage: Stage, full: int, mode: TrafficMode) -> int:
     Through a gateway: its share of what the whole load needs. By replica ratio: also as many as make its
     share of all pods nearest to the weight, the stable revision staying at full capacity.
     """
-    if stage.mirror or stage.preview or stage.weight >= 100:
+    if (stage.mirror and stage.weight == 0) or stage.preview or stage.weight >= 100:
         return full
     share = -(-full * stage.weight // 100)
     if mode is TrafficMode.SERVICE and stage.weight > 0:

@@ -146,6 +146,7 @@ def _told(policy: Policy, before: RolloutState, after: RolloutState) -> list[Tol
     if after.phase is Phase.STEPPING and (before.phase, before.step) != (after.phase, after.step):
         stage = policy.stage(after.step)
         weight = f", {stage.weight} % of requests" if stage else ""
+        weight += ", and copies of others" if stage and stage.mirror else ""
         return [
             Told(
                 False, "RolloutStep", f"{after.canary}: step {after.step + 1} of {len(policy.stages)}{weight}"

@@ -143,6 +143,7 @@ class TrafficView:
         stable: revision that the stable Service selects.
         canary: revision that the canary Service selects.
         mirrored: revision that gets copies of the requests; None when no requests are mirrored.
+        unmirrored: why none are, where that is known.
         preview: revision that the preview route leads to.
     """
 
@@ -154,6 +155,7 @@ class TrafficView:
     canary: str | None = None
     mirrored: str | None = None
     preview: str | None = None
+    unmirrored: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ class Targets:
         weight: percent of requests to the canary; the stable revision gets the rest.
         stable: revision that the stable Service shall select; None: leave it.
         canary: revision that the canary Service shall select; None: leave it.
-        mirror: revision that shall get copies of all requests; None: no mirroring.
+        mirror: revision that shall get copies of requests; None: no mirroring.
         preview: revision that the preview route shall lead to; None: no preview route.
         preflight: revision to send recorded requests to; None: none.
         analyse: revision whose counters shall be compared with the stable revision's; None: none.

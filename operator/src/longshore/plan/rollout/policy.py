@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from longshore.api.base import seconds
-from longshore.api.rollout import Rollout, Strategy
+from longshore.api.rollout import Rollout, SignalType, Strategy
 from longshore.api.rollout import Step as ApiStep
 
 MOST_RESTARTS = 3
@@ -23,7 +23,7 @@ class Stage:
         weight: percent of requests to the new revision, 0 to 100.
         hold: seconds at least; None: until the evidence suffices.
         gate: what a person is asked before it goes on; None: no gate.
-        mirror: the new revision gets copies of all requests.
+        mirror: the new revision gets copies of requests, of all of them where it has no weight.
         preview: the new revision has its preview route.
         judged: evidence is gathered here, so the last such stage must Pass.
     """
@@ -63,11 +63,11 @@ class Policy:
         return self.stages[index] if 0 <= index < len(self.stages) else None
 
 
-def policy_of(rollout: Rollout) -> Policy:
-    """Read the policy from the spec."""
+def policy_of(rollout: Rollout, compares: bool = True) -> Policy:
+    """Read the policy from the spec; `compares`: a signal that needs copies of requests can have them."""
     return Policy(
         strategy=rollout.strategy,
-        stages=_STAGES[rollout.strategy](rollout),
+        stages=_STAGES[rollout.strategy](rollout, compares),
         preflight=rollout.preflight.samples > 0,
         progress_deadline=seconds(rollout.progress_deadline),
         bake=seconds(rollout.analysis.bake),
@@ -89,19 +89,23 @@ def step_problems(steps: tuple[ApiStep, ...]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _canary(rollout: Rollout) -> tuple[Stage, ...]:
+def _canary(rollout: Rollout, can_compare: bool) -> tuple[Stage, ...]:
+    asked = any(signal.type is SignalType.AGREEMENT for signal in rollout.analysis.signals)
+    compares = asked and can_compare
     return tuple(
         Stage(
             weight=min(100, max(0, step.weight)),
             hold=seconds(step.hold) if step.hold is not None else (0.0 if step.pause else None),
             gate=(step.pause.reason or "a person must promote it") if step.pause else None,
-            judged=step.weight > 0,
+            # At 100 % nobody is left whose requests could be copied.
+            mirror=compares and step.weight < 100,
+            judged=step.weight > 0 or compares,
         )
         for step in rollout.steps
     )
 
 
-def _blue_green(rollout: Rollout) -> tuple[Stage, ...]:
+def _blue_green(rollout: Rollout, _: bool) -> tuple[Stage, ...]:
     """Give the one stage of a preview: no weight, and as long or as guarded as its step says."""
     step = rollout.steps[0] if rollout.steps else ApiStep(weight=0)
     return (
@@ -115,9 +119,9 @@ def _blue_green(rollout: Rollout) -> tuple[Stage, ...]:
     )
 
 
-_STAGES: dict[Strategy, Callable[[Rollout], tuple[Stage, ...]]] = {
+_STAGES: dict[Strategy, Callable[[Rollout, bool], tuple[Stage, ...]]] = {
     Strategy.CANARY: _canary,
     Strategy.BLUE_GREEN: _blue_green,
-    Strategy.SHADOW: lambda _: (Stage(weight=0, mirror=True),),
-    Strategy.RECREATE: lambda _: (),
+    Strategy.SHADOW: lambda *_: (Stage(weight=0, mirror=True),),
+    Strategy.RECREATE: lambda *_: (),
 }

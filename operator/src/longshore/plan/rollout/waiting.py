@@ -49,14 +49,18 @@ def stage_waits(policy: Policy, state: RolloutState, seen: Seen, stage: Stage) -
     if short is not None:
         return short
     if not in_force(policy, state, seen):
-        return Waiting("WaitingForRoute", f"waiting until {_what_stands(stage)}")
+        return _route_waits(state, seen, stage)
     return _evidence_waits(policy, state, seen, stage)
 
 
-def _what_stands(stage: Stage) -> str:
-    if stage.mirror:
-        return "requests are mirrored: nothing here mirrors them, so promote it or take another strategy"
-    return "the preview is in force" if stage.preview else f"weight {stage.weight} % is in force"
+def _route_waits(state: RolloutState, seen: Seen, stage: Stage) -> Waiting:
+    if stage.mirror and seen.traffic.mirrored != state.canary:
+        if seen.traffic.unmirrored:
+            text = f"requests cannot be copied to {state.canary}: {seen.traffic.unmirrored}"
+            return Waiting("NotMirrored", text, stuck=True)
+        return Waiting("WaitingForRoute", f"waiting until pods of {state.stable} send copies of requests")
+    stands = "the preview is in force" if stage.preview else f"weight {stage.weight} % is in force"
+    return Waiting("WaitingForRoute", f"waiting until {stands}")
 
 
 def waiting_of(policy: Policy, state: RolloutState, seen: Seen) -> Waiting | None:
