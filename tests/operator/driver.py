@@ -17,6 +17,7 @@ from longshore.plan.rollout.model import PreflightView
 from longshore.plan.state import Observed
 from longshore.reconcile import Reconciler
 from longshore.resources.kinds import Kind
+from longshore.resources.names import Owner, mirror_key
 from longshore.senses import Senses
 from longshore.settings import Settings
 
@@ -299,4 +300,9 @@ def _bare(obj: Object) -> Object:
             }
     if "selector" in spec and obj["metadata"]["labels"].get("app.kubernetes.io/component") == "optimizer":
         del spec["selector"]
-    return {"labels": metadata.get("labels", {}), "annotations": notes, "spec": spec}
+    bare: Object = {"labels": metadata.get("labels", {}), "annotations": notes, "spec": spec}
+    for reference in metadata.get("ownerReferences", ()):
+        # Each life has a uid of its own, and what comes from it.
+        key = mirror_key(Owner(metadata["namespace"], reference["name"], reference["uid"]))
+        bare = json.loads(json.dumps(bare).replace(key, "mirror-key"))
+    return bare
