@@ -26,6 +26,7 @@ from longshore_optimizer.measure.protocol import Loaded, Predicted, Timed
 from longshore_optimizer.metrics import Evaluated, Evaluator, Judge, Outputs, agreement
 from longshore_optimizer.request import Request
 from longshore_optimizer.statistics import Drop, Ratio
+from longshore_optimizer.techniques.architecture_search import STUDY_NAME
 from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal
 from longshore_optimizer.techniques.build import Built
 from longshore_optimizer.verify import Runnable
@@ -75,9 +76,13 @@ class Bench:
         self._measurable = True
 
     def __enter__(self) -> Self:
-        """Make the scratch directory."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        self._scratch.mkdir(parents=True)
+        """Make the scratch directory; of a killed run it keeps the points that a search has examined."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        for left in self._scratch.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            elif left.name != STUDY_NAME:
+                left.unlink()
         return self
 
     def __exit__(

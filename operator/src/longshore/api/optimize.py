@@ -46,6 +46,7 @@ _TRAINS = frozenset(
         TechniqueName.QUANTIZATION_AWARE_TRAINING,
         TechniqueName.DISTILLATION,
         TechniqueName.COMPACT_CONVOLUTION,
+        TechniqueName.ARCHITECTURE_SEARCH,
     }
 )
 
@@ -173,7 +174,7 @@ class Optimize(Part):
         ),
         Rule(
             "!has(self.techniques) || has(self.training) || !self.techniques.exists(t, "
-            "t in ['QuantizationAwareTraining', 'Distillation', 'CompactConvolution'])",
+            "t in ['QuantizationAwareTraining', 'Distillation', 'CompactConvolution', 'ArchitectureSearch'])",
             "a technique that trains needs data: add optimize.training",
             lambda o: o.training is not None or not _TRAINS.intersection(o.techniques),
         ),

@@ -1,6 +1,7 @@
 """Low-rank factorization: a wide matrix product or convolution becomes thin ones, where data allows it."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, 
 _LEAST_SIDE = 16
 _MOST_SIDE = 4096
 _DAMPING = 1e-4
-_WORTH = 0.8
+WORTH = 0.8
 """A factorization is used only where it needs less than 80 % of the multiplications."""
 
 _ENERGIES = (0.9999, 0.995, 0.97)
@@ -52,17 +53,18 @@ class LowRank:
         """Factorize every layer that gets cheaper; raises NotApplicableError where none does."""
         model = onnxfile.load(work.model)
         energy, form = float(work.parameters["energy"]), str(work.parameters["convolutions"])
-        metrics = _metrics(model, work) if work.calibration is not None else {}
+        data = work.calibration
+        metrics = input_metrics(model, data, work.scratch, work.threads) if data is not None else {}
         done = factorize(model, energy, metrics)
-        done += low_rank_convolution.factorize(model, energy, form, _WORTH, metrics)
+        done += low_rank_convolution.factorize(model, energy, form, WORTH, metrics)
         if done == 0:
             raise NotApplicableError("no weight is of low rank at this energy")
         del model.graph.value_info[:]
         onnxfile.save(model, work.out)
 
 
-def _metrics(model: onnx.ModelProto, work: Work) -> dict[str, Floats]:
-    """Give L with L L^T the second moments of each layer's input on calibration data.
+def input_metrics(model: onnx.ModelProto, data: Path, scratch: Path, threads: int) -> dict[str, Floats]:
+    """Give L with L L^T the second moments of each layer's input on data, by the input's name.
 
     What counts is the output's error on real inputs, which lie in far fewer directions than weights do.
     """
@@ -73,9 +75,9 @@ def _metrics(model: onnx.ModelProto, work: Work) -> dict[str, Floats]:
             dims = tensors[node.input[1]].dims
             if min(dims[:2]) >= _LEAST_SIDE and max(dims[:2]) <= _MOST_SIDE:
                 wanted[node.input[0]] = 1 - len(dims) if node.op_type == "Conv" else -1
-    if not wanted or work.calibration is None:
+    if not wanted:
         return {}
-    seen = channels.observe(model, wanted, work.calibration, work.scratch, work.threads, second=True)
+    seen = channels.observe(model, wanted, data, scratch, threads, second=True)
     result = {}
     for name, observed in seen.items():
         size = len(observed.second)
@@ -84,8 +86,11 @@ def _metrics(model: onnx.ModelProto, work: Work) -> dict[str, Floats]:
     return result
 
 
-def factorize(model: onnx.ModelProto, energy: float, metrics: Mapping[str, Floats]) -> int:
-    """Replace products by two thinner ones in place; gives how many.
+def factorize(
+    model: onnx.ModelProto, energy: float, metrics: Mapping[str, Floats], only: Container[str] | None = None
+) -> int:
+    """Replace products by two thinner ones in place, those of the nodes `only` where it is given; gives how
+    many.
 
     `metrics` gives L by the name of an input whose second moments are L L^T; the identity where it has none.
     """
@@ -98,7 +103,8 @@ def factorize(model: onnx.ModelProto, energy: float, metrics: Mapping[str, Float
     dropped: set[str] = set()
     for node in model.graph.node:
         factors = None
-        if _is_plain_product(node) and node.input[1] in weights and uses[node.input[1]] == 1:
+        asked = only is None or node.name in only
+        if asked and _is_plain_product(node) and node.input[1] in weights and uses[node.input[1]] == 1:
             factors = split(_matrix(node, weights[node.input[1]]), energy, metrics.get(node.input[0]))
         if factors is None:
             nodes.append(node)
@@ -136,7 +142,7 @@ def split(
     left, values, right = np.linalg.svd(metric.T @ weight.astype(np.float64), full_matrices=False)
     share = np.cumsum(values**2) / max(float(np.sum(values**2)), 1e-30)
     rank = int(np.searchsorted(share, energy)) + 1
-    if rank * (rows + columns) >= _WORTH * rows * columns:
+    if rank * (rows + columns) >= WORTH * rows * columns:
         return None
     root = np.sqrt(values[:rank])
     first = np.linalg.solve(metric.T, left[:, :rank] * root)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from longshore.api.optimize import Goal, TechniqueName
 
 from longshore_optimizer.errors import Problem, Reason
+from longshore_optimizer.techniques.architecture_search import ArchitectureSearch
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Technique
 from longshore_optimizer.techniques.compact_convolution import CompactConvolution
 from longshore_optimizer.techniques.distillation import Distillation
@@ -33,6 +34,7 @@ TECHNIQUES: dict[TechniqueName, Technique] = {
         StructuredPruning(),
         Distillation(),
         CompactConvolution(),
+        ArchitectureSearch(),
         LowRank(),
         Float16(),
         WeightSharing(),
