@@ -80,3 +80,25 @@ async def test_who_waits_is_heard_by_push_and_a_pod_told_ends_the_wait(activator
         assert await reader.read() == b"HELLO"
     await until(lambda: not activators.awaited(KEY))
     writer.close()
+
+
+async def test_what_a_warm_copy_answers_wakes_the_model_until_a_pod_is_told(activators: Activators) -> None:
+    woken: list[Key] = []
+    activators.wake = woken.append
+    await until(lambda: activators.view(KEY))
+    view = activators.view(KEY)
+    assert view is not None
+    warm = Endpoint("127.0.0.1", ready=True, warm=True)
+    activators.tell(KEY, Activation(view.http, view.grpc, (warm,)))
+    await until(lambda: activators.view(KEY).addresses)  # type: ignore[union-attr]
+    woken.clear()
+    reader, writer = await asyncio.open_connection("127.0.0.1", view.http)
+    writer.write(b"hello")
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        assert await reader.read() == b"HELLO"
+    writer.close()
+    await until(lambda: activators.awaited(KEY))
+    assert woken[0] == KEY
+    activators.tell(KEY, Activation(view.http, view.grpc, (warm, Endpoint("127.0.0.9", ready=False))))
+    await until(lambda: not activators.awaited(KEY))

@@ -54,6 +54,16 @@ async def test_who_says_nothing_neither_gets_the_copy_nor_wakes_the_model(harnes
     writer.close()
 
 
+async def test_who_has_said_nothing_when_the_copy_is_loaded_goes_on_waiting(harness, pod):
+    harness.apply(harness.route([], pod.port))
+    _, writer = await asyncio.open_connection("127.0.0.1", harness.port())
+    await harness.until(lambda: harness.number("held") == 1)
+    harness.apply(warm(harness, pod, listen=harness.port()))
+    assert harness.number("held") == 1
+    assert harness.number("demand") == 0
+    writer.close()
+
+
 async def test_where_a_connect_is_demand_the_copy_gets_it_at_once(harness, pod):
     harness.apply(warm(harness, pod, wakeOn="Connection"))
     _, writer = await asyncio.open_connection("127.0.0.1", harness.port())

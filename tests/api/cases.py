@@ -112,6 +112,10 @@ RULES: dict[str, tuple[Spec, str]] = {
         spec(scaling={"metrics": [{"type": "Latency", "target": 5}]}),
         "set duration, remove target",
     ),
+    "metric-duration-of-zero": (
+        spec(scaling={"metrics": [{"type": "Latency", "duration": "0s"}]}),
+        "give one above 0",
+    ),
     "metric-concurrency-duration": (
         spec(scaling={"metrics": [{"type": "Concurrency", "duration": "5s"}]}),
         "set target, remove duration",

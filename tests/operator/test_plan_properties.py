@@ -6,6 +6,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from longshore.plan.pipeline import make_plan
+from longshore.plan.scaling import Waiting
+from longshore.plan.state import ActivatorView
 from longshore.status import build_status
 
 from tests.operator.world import SPEC, World
@@ -32,6 +34,7 @@ EDITS: list[dict[str, Any]] = [
     {"serving": {"runtime": "Triton"}},
     {"serving": None},
     {"scaling": {"min": 0, "max": 4}},
+    {"scaling": {"min": 0, "max": 4, "warm": 2}},
     {"scaling": None},
     {"rollout": {"steps": [{"weight": 20, "hold": "5s"}], "progressDeadline": "20s"}},
     {"rollout": {"strategy": "Recreate"}},
@@ -57,6 +60,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("restart"), st.none()),
     st.tuples(st.just("annotate"), st.sampled_from(ANNOTATIONS)),
     st.tuples(st.just("gateway"), st.booleans()),
+    st.tuples(st.just("activators"), st.sampled_from([None, 0, 3])),
     st.tuples(st.just("forget-status"), st.none()),
     st.tuples(st.just("crash"), st.integers(0, 5)),
 )
@@ -91,6 +95,9 @@ def happen(world: World, event: tuple[str, Any]) -> None:
         world.gateway_api = value
         world.accepts = {"HTTPRoute"} if value else None
         world.restart()
+    elif kind == "activators":
+        view = ActivatorView(("10.0.0.7",), 20000, 20001, Waiting(demand=value or 0, accepted=0.0))
+        world.senses.activators = lambda key: None if value is None else view
     elif kind == "forget-status":
         world.root.pop("status", None)
         world._touch(world.root)
@@ -139,5 +146,6 @@ def test_every_reachable_state_has_one_plan_and_leads_to_rest(events: list[tuple
     world.restart()
     assert world.settle() == []
     assert world.condition("Stalled").get("status") == "False", world.condition("Stalled")
+    assert not [name for name in world.names("Deployment") if name.endswith("-warm")]
     if "rollback-to" not in {value for kind, value in events if kind == "annotate"}:
         assert world.condition("Ready")["status"] == "True"

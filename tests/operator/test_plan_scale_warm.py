@@ -1,14 +1,20 @@
 """Warm copies: loaded pods that answer the first requests after a sleep."""
 
+import copy
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from longshore.api.parse import parse_spec
+from longshore.api.serving import RuntimeName
+from longshore.budgets import budget_of
 from longshore.listen import targets_of
 from longshore.plan.scaling import Waiting
 from longshore.plan.state import ActivatorView, Endpoint
 from longshore.plan.supported import unsupported_fields
 from longshore.plan.zero import WARM_UP
+from longshore.runtimes.registry import runtime_of
 from longshore.settings import Settings
 
 from tests.operator.sleeper import SLEEPY, Sleeper
@@ -68,6 +74,38 @@ def test_a_copy_that_never_starts_does_not_keep_the_model_awake(sleeper: Sleeper
     assert WARM_UP - 4 <= world.now - began <= WARM_UP + 4
     sleeper.tick(30)
     assert sleeper.replicas() == 0, "a copy that is lost later starts no pod either"
+
+
+def test_a_copy_that_is_lost_soon_after_starts_no_pod(sleeper: Sleeper) -> None:
+    sleeper.sleep()
+    sleeper.world.broken = set(sleeper.warm)
+    sleeper.world.work()
+    for _ in range(10):
+        sleeper.tick()
+        assert sleeper.replicas() == 0
+
+
+def test_a_budget_counts_no_copy() -> None:
+    sleeper = Sleeper(warm=2, budget={"maxReplicas": 1})
+    sleeper.sleep()
+    assert sleeper.warm
+    index, other = sleeper.world.index, copy.deepcopy(sleeper.world.root)
+    other["metadata"] |= {"name": "other", "uid": "other", "resourceVersion": "1"}
+    index.put(other)
+    found = budget_of(index, ("team", "other"), sleeper.world.senses)
+    assert found is not None
+    (claim,) = found.others
+    assert claim.standing == 0
+
+
+def test_pods_beside_a_copy_are_asked_where_their_runtime_tells() -> None:
+    sleeper = Sleeper(warm=2)
+    sleeper.world.edit(serving={"runtime": "Triton"})
+    sleeper.world.settle()
+    sleeper.tick_until(lambda: bool(sleeper.warm))
+    triton = runtime_of(RuntimeName.TRITON)
+    assert triton is not None
+    assert [target.source for target in targets_of(sleeper.world.index, KEY)] == [triton.metrics]
 
 
 def test_nothing_selects_scrapes_or_counts_a_copy_but_the_policy_covers_it(sleeper: Sleeper) -> None:
@@ -252,3 +290,57 @@ def test_killed_between_any_two_writes_it_ends_in_the_same_place() -> None:
         assert sleeper.warm == undisturbed.warm, f"killed before write {number}"
         assert sleeper.replicas() == 0
         assert sleeper.world.names("Pod") == undisturbed.world.names("Pod")
+
+
+def happen(sleeper: Sleeper, what: str) -> None:
+    """Let one thing happen to a model and its operator."""
+    world = sleeper.world
+    if what == "clients":
+        sleeper.demand(3)
+    elif what == "silence":
+        sleeper.demand(0)
+    elif what in ("next", "first"):
+        world.edit(model=NEXT if what == "next" else SPEC["model"])
+    elif what == "broken pods":
+        world.broken = set(world.replicas())
+    elif what == "broken copies":
+        world.broken = set(sleeper.warm)
+    elif what == "mended":
+        world.broken = set()
+    elif what == "restart":
+        world.restart()
+        sleeper.hear()
+    elif what in ("unheard", "heard"):
+        sleeper.hear(what == "heard")
+    elif what == "clock back":
+        world.now -= 3600
+    elif what == "lost copies":
+        for name in sleeper.warm:
+            world.vanish("Deployment", name)
+    sleeper.tick(12 if what == "silence" else 2)
+
+
+EVENTS = (
+    *("clients", "silence", "silence", "next", "first", "broken pods", "broken copies", "mended"),
+    *("restart", "unheard", "heard", "clock back", "lost copies"),
+)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.sampled_from(EVENTS), max_size=10))
+def test_whatever_happens_a_model_left_alone_sleeps_with_its_copies(events: list[str]) -> None:
+    sleeper = Sleeper(warm=2)
+    for event in events:
+        happen(sleeper, event)
+        assert len(sleeper.warm) <= 1, "only one revision has copies"
+        plan = sleeper.world.plan()
+        assert plan == sleeper.world.plan()
+    for event in ("mended", "heard"):
+        happen(sleeper, event)
+    sleeper.demand(0)
+    sleeper.tick(150)
+    assert sleeper.replicas() == 0
+    assert sleeper.warm == {f"digits-{revision(sleeper.world)}-warm": 2}
+    writes = len(sleeper.world.writes)
+    sleeper.tick(5)
+    assert len(sleeper.world.writes) == writes, "at rest nothing is written"

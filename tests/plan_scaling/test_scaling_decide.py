@@ -171,7 +171,7 @@ def test_a_new_operator_that_knows_only_what_was_learned_resumes_without_a_jump(
     assert {d.total for d in fleet.run_for(120)} == {before}
 
 
-@pytest.mark.parametrize("jump", [-3600.0, -1.5, 3600.0, 86400.0 * 400])
+@pytest.mark.parametrize("jump", [-3600.0, -1.5, -0.5, 3600.0, 86400.0 * 400])
 def test_a_clock_that_jumps_holds_and_goes_on(jump):
     fleet = settled(rate=60.0)
     before = fleet.pods

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from longshore.api.base import Duration, Name, Part, Rule
+from longshore.api.base import Duration, Name, Part, Rule, seconds
 
 
 class Engine(StrEnum):
@@ -55,6 +55,11 @@ class ScalingMetric(Part):
             "self.type in ['Latency', 'QueueTime'] || (has(self.target) && !has(self.duration))",
             "this type takes target (a number per pod), not duration: set target, remove duration",
             lambda m: m.type in _TIMES or (m.target is not None and m.duration is None),
+        ),
+        Rule(
+            "!has(self.duration) || self.duration.matches('[1-9]')",
+            "a duration of 0 cannot be reached: give one above 0, such as 50ms",
+            lambda m: m.duration is None or seconds(m.duration) > 0,
         ),
     )
 

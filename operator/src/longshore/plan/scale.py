@@ -71,7 +71,7 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
     before = observed.scaled or Scaled(recall(observed.status.get("scaling")))
     telemetry = observed.telemetry
     woken = current == 0 and waiting is not None and waiting.demand > 0
-    if not woken and (telemetry is None or telemetry.at <= before.looked_at):
+    if not woken and (telemetry is None or not _is_news(telemetry, before.looked_at, observed.now)):
         replicas = before.replicas if before.replicas is not None else current
         return ScaleStage(replicas, before, before.reason, before.problem.text, before.limited.text)
     heard = telemetry or Telemetry()
@@ -93,6 +93,11 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
     problem = _steady(before.problem, "; ".join(decision.problems) if decision.held else "", now)
     scaled = Scaled(state, replicas, now, reason, limited, problem, claim)
     return ScaleStage(replicas, scaled, reason, problem.text, limited.text)
+
+
+def _is_news(telemetry: Telemetry, looked_at: float, now: float) -> bool:
+    """Tell whether a round was heard after the last look, also where the clock went back between them."""
+    return telemetry.at > looked_at or telemetry.at <= now < looked_at
 
 
 def queries(observed: Observed, spec: Spec, load: ScaleStage, stable: str | None) -> tuple[MetricQuery, ...]:

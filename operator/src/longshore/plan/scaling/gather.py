@@ -106,7 +106,7 @@ def _check_clock(state: State, now: float, problems: list[str]) -> State:
     if state.at == 0.0:
         return state
     moved = now - state.at
-    if -1.0 <= moved <= LONGEST_GAP:
+    if 0.0 <= moved <= LONGEST_GAP:
         return state
     what = (
         f"the clock went back by {-moved:.0f} s" if moved < 0 else f"nothing was looked at for {moved:.0f} s"
