@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from longshore.api.optimize import TechniqueName
+from longshore.api.optimize import Optimize, TechniqueName
 from longshore.artifact.manifest import Verdict
 from longshore_optimizer import pipeline
 from longshore_optimizer.measure.cpu import usable_cores
 from longshore_optimizer.progress import Reporter
-from longshore_optimizer.request import Request
+from longshore_optimizer.request import Request, settings_of
 from longshore_optimizer.techniques import training
 from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, TargetFacts, lacks_training
 from longshore_optimizer.techniques.iterative_pruning import shares
@@ -190,6 +190,31 @@ def test_answers_are_taken_before_a_softmax(tmp_path: Path) -> None:
         [value("label", TensorProto.INT64, None), value("y", TensorProto.FLOAT, None)],
     )
     assert answers(graph) == "logits"
+
+
+def test_the_most_passes_over_the_data_are_those_of_the_spec(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimize = Optimize.model_validate({"training": {"uri": "https://data.example/t.npz", "epochs": 3}})
+    epochs = settings_of(optimize)["epochs"]
+    assert epochs == 3
+    passes: list[int] = []
+    exact = training.train
+
+    def counted(*arguments: Any) -> onnx.ModelProto:
+        passes.append(arguments[3].epochs)
+        return exact(*arguments[:3], replace(arguments[3], epochs=0))
+
+    monkeypatch.setattr(training, "train", counted)
+    model = folder / "prepared" / "model.onnx"
+    for technique, parameters in (
+        (DISTILLATION, {"share": 0.5, "relation": "response"}),
+        (PRUNING, {"criterion": "taylor", "share": 0.5}),
+    ):
+        job = work(model, tmp_path / technique, folder / "calibration.npz", **parameters)
+        TECHNIQUES[technique].apply(replace(job, training=folder / "training.npz", epochs=epochs))
+        assert 0 < sum(passes) <= 3
+        passes.clear()
 
 
 def test_schedules() -> None:

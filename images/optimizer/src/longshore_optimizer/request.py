@@ -25,7 +25,8 @@ RESULTS_VERSION = "1"
 class Request:
     """Paths are of fetched, digest-checked files; times in seconds, sizes in bytes.
 
-    `metric` and `max_drop` count only where there is evaluation data (or agreement is asked for by name).
+    `epochs` is the most passes over the training data for one candidate. `metric` and `max_drop` count only
+    where there is evaluation data (or agreement is asked for by name).
     """
 
     model: Path
@@ -40,6 +41,7 @@ class Request:
     calibration: Path | None = None
     evaluation: Path | None = None
     training: Path | None = None
+    epochs: int = 1000
     metric: Metric = Metric.ACCURACY
     metric_function: Path | None = None
     max_drop: float = 0.01
@@ -77,6 +79,8 @@ def settings_of(optimize: Optimize | None) -> dict[str, object]:
         result["p95_limit_ms"] = seconds(limits.p95) * 1000
     if limits is not None and limits.size is not None:
         result["size_limit"] = int(quantity(limits.size))
+    if optimize.training is not None:
+        result["epochs"] = optimize.training.epochs
     if optimize.evaluation is not None:
         result |= {
             "metric": optimize.evaluation.metric,

@@ -91,7 +91,7 @@ def _trained(space: Space, teacher: onnx.ModelProto, material: _Material) -> onn
     samples = training.load(work.model, material.training)
     seconds = _SEARCH_SHARE * work.seconds
     short = training.Lesson(
-        epochs=int(work.parameters.get("shortEpochs", 2)),
+        epochs=min(int(work.parameters.get("shortEpochs", 2)), work.epochs),
         seconds=seconds / 8,
         seed=work.seed,
         threads=work.threads,
@@ -118,7 +118,7 @@ def _trained(space: Space, teacher: onnx.ModelProto, material: _Material) -> onn
     if cached.is_file():
         return onnxfile.load(cached)
     lesson = training.Lesson(
-        epochs=int(work.parameters.get("epochs", 20)),
+        epochs=work.passes(20),
         seconds=_TRAINING_SHARE * work.seconds,
         seed=work.seed,
         threads=work.threads,

@@ -70,7 +70,10 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Work:
-    """What `apply` gets: the prepared model, where to write, data, a scratch directory and a time limit."""
+    """What `apply` gets: the prepared model, where to write, data, a scratch directory and a time limit.
+
+    `epochs` is the most passes over the training data.
+    """
 
     model: Path
     out: Path
@@ -81,6 +84,11 @@ class Work:
     threads: int
     training: Path | None = None
     seconds: float = 600.0
+    epochs: int = 1000
+
+    def passes(self, wanted: int) -> int:
+        """Passes over the training data that a technique (or its parameters) wants, up to the limit."""
+        return min(int(self.parameters.get("epochs", wanted)), self.epochs)
 
 
 def lacks_training(target: TargetFacts) -> str | None:

@@ -35,6 +35,7 @@ def build(request: Request) -> None:
         threads=int(request.get("threads", 1)),
         training=Path(request["training"]) if request.get("training") else None,
         seconds=float(request.get("seconds", 600.0)),
+        epochs=int(request.get("epochs", 1000)),
     )
     if request["technique"] == "Prepare":
         prepare(work)

@@ -92,7 +92,7 @@ class CompactConvolution:
         student = replaced(teacher, chosen, {name: s.second for name, s in seen.items()})
         lesson = training.Lesson(
             relation="feature",
-            epochs=int(work.parameters.get("epochs", 20)),
+            epochs=work.passes(20),
             seconds=_TRAINING_SHARE * work.seconds,
             seed=work.seed,
             threads=work.threads,

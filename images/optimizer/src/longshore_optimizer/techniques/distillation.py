@@ -56,7 +56,7 @@ class Distillation:
         student = infer(structured_pruning.pruned(survey, removals))
         lesson = training.Lesson(
             relation=str(work.parameters["relation"]),
-            epochs=int(work.parameters.get("epochs", 20)),
+            epochs=work.passes(20),
             seconds=_TRAINING_SHARE * work.seconds,
             seed=work.seed,
             threads=work.threads,

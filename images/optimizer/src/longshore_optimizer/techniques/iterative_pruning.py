@@ -35,11 +35,11 @@ def prune(work: Work) -> onnx.ModelProto:
     samples = training.load(work.model, work.training)
     plan = shares(
         float(work.parameters["share"]),
-        int(work.parameters.get("rounds", 4)),
+        min(int(work.parameters.get("rounds", 4)), work.epochs),
         str(work.parameters.get("schedule", "polynomial")),
     )
     lesson = training.Lesson(
-        epochs=max(1, int(work.parameters.get("epochs", 24)) // len(plan)),
+        epochs=max(1, work.passes(24) // len(plan)),
         seconds=_TRAINING_SHARE * work.seconds / len(plan),
         seed=work.seed,
         threads=work.threads,

@@ -61,7 +61,7 @@ class QuantizationAwareTraining:
             quantized(model), model, reduced=bool(work.parameters["reduceRange"])
         )
         lesson = training.Lesson(
-            epochs=int(work.parameters.get("epochs", 20)),
+            epochs=work.passes(20),
             seconds=_TRAINING_SHARE * work.seconds,
             seed=work.seed,
             threads=work.threads,
