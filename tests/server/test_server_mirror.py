@@ -13,9 +13,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
+from longshore_server.cost import CostModel
 from longshore_server.dtypes import BF16, BYTES, FP32, INT64, pack_bytes
+from longshore_server.inference import Group, Outputs, Work
+from longshore_server.metrics import Metrics, SharedMemory
+from longshore_server.mirror import LARGEST, Mirror
+from longshore_server.mirrorclient import Target
 from longshore_server.mirrorcompare import BadAnswerError, parse_answer, same
-from longshore_server.session import TensorSpec
+from longshore_server.mirrorlease import Wanted
+from longshore_server.session import Signature, TensorSpec
 from onnx import TensorProto
 
 from tests.server import models
@@ -287,6 +293,22 @@ def test_strangers_cannot_ask_for_it_nor_choose_the_target(first: Path) -> None:
             lambda: server.infer(ASK, **hidden)[0] == 200 and count(server, "mirror_compared_total") > before,
             "it is copied like any other",
         )
+
+
+async def test_what_cannot_be_copied_is_dropped_and_troubles_nobody() -> None:
+    memory = SharedMemory(1)
+    metrics = Metrics(memory, 0, 0.1, "", "")
+    signature = Signature(spec(FP32), spec(FP32))
+    mirror = Mirror(Target("127.0.0.1", 1, "m", KEY, LARGEST), signature, metrics)
+    metrics.lease.grant(Wanted(share=1.0, seconds=60.0, tolerance=0.01, revision="second"))
+    scattered = np.zeros((4, 4), np.float32)[::2, ::2]
+    large = np.zeros(LARGEST // 4 + 1, np.float32)
+    for dropped, payload in enumerate((scattered, large, object()), start=1):
+        mirror._due = 0.0
+        work = Work(Group(((2,),), True, CostModel()), 2, [payload], 0.0, None)
+        mirror.observe([work], Outputs(signature, [np.zeros((2, 1), np.float32)], True))
+        assert f"longshore_mirror_dropped_total {dropped}\n" in metrics.exposition().decode()
+    mirror.close()
 
 
 def test_a_target_and_a_key_go_together(first: Path) -> None:

@@ -104,7 +104,11 @@ class Mirror:
         if time.perf_counter() < self._due or self._queue.full():
             self._metrics.mirror_dropped()
             return
-        copy = self._spend(lambda: self._copy(work, outputs, start))
+        try:
+            copy = self._spend(lambda: self._copy(work, outputs, start))
+        except Exception as error:  # noqa: BLE001 - whatever fails here must not reach those who ask
+            self._tell(f"a request could not be copied: {error!r}")
+            copy = None
         if copy is None:
             self._metrics.mirror_dropped()
             return
@@ -173,7 +177,8 @@ class Mirror:
             keeps = connection.keeps
         except (OSError, TimeoutError, BadAnswerError) as error:
             self._metrics.mirror_failed()
-            self._tell(str(error) or type(error).__name__)
+            host, port = self._target.host, self._target.port
+            self._tell(f"a copy was not answered by {host}:{port}: {str(error) or type(error).__name__}")
         finally:
             if connection is not None and not keeps:
                 connection.close()
@@ -195,12 +200,12 @@ class Mirror:
             return self._spend(compare)
         return await asyncio.get_running_loop().run_in_executor(None, lambda: self._spend(compare))
 
-    def _tell(self, why: str) -> None:
-        """Log why copies fail, now and then."""
+    def _tell(self, what: str) -> None:
+        """Log what fails, now and then."""
         now = time.monotonic()
         if now - self._told >= _TELL_AGAIN:
             self._told = now
-            _log.warning("a copy was not answered by %s:%d: %s", self._target.host, self._target.port, why)
+            _log.warning("%s", what)
 
 
 def encode(signature: "Signature", work: "Work") -> tuple[int, bytes]:
