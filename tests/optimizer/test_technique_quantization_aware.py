@@ -73,6 +73,15 @@ def test_what_eight_bits_cost_is_learned_back(
     assert [n.op_type for n in graphs[0].node] == [n.op_type for n in graphs[1].node]
 
 
+def test_training_starts_from_the_calibrator_that_fits(folder: Path, tmp_path: Path) -> None:
+    evaluation = folder / "evaluation.npz"
+    scores = {}
+    for rule in ("minmax", "best"):
+        aware = built(AWARE, folder, "outliers", tmp_path / rule, calibrator=rule, epochs=0)
+        scores[rule] = accuracy(aware, evaluation)
+    assert scores["best"] > scores["minmax"] + 0.1
+
+
 @pytest.mark.parametrize(
     "changed",
     [

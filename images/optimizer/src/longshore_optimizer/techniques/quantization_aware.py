@@ -10,6 +10,9 @@ from longshore_optimizer.techniques.prepare import LEAST_OPSET
 _TRAINING_SHARE = 0.8
 """Share of the time that training may take; the rest is for calibration."""
 
+_RULES = ("minmax", "entropy", "percentile:99.99", "mse")
+"""Calibrators that are compared: ranges stay as they are while the weights learn."""
+
 
 class QuantizationAwareTraining:
     """Trains with every tensor rounded as static quantization would (Jacob et al. 2018), on labels and on the
@@ -32,7 +35,7 @@ class QuantizationAwareTraining:
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
         """Escalations of static quantization: of all operators, and of the heavy ones."""
         del model
-        base = static_int8.BASE | {"reduceRange": not target.vnni}
+        base = static_int8.BASE | {"reduceRange": not target.vnni, "calibrator": "best"}
         return tuple(
             Proposal(
                 f"qat-int8{suffix}", self.name, base | {"operators": operators}, after=f"static-int8{suffix}"
@@ -49,21 +52,27 @@ class QuantizationAwareTraining:
         model = onnxfile.load(work.model)
         static_int8.flatten_biases(model)
         samples = training.load(work.model, work.training)
-        seen = calibration.observe(work.model, work.calibration or work.training, work.scratch, work.threads)
-        ranges = calibration.ranges(seen, str(work.parameters["calibrator"]))
-
-        def quantized(source: onnx.ModelProto) -> onnx.ModelProto:
-            copy = onnx.ModelProto()
-            copy.CopyFrom(source)
-            return static_int8.quantize(copy, ranges, work.parameters, [])
-
-        rounding = fake_quantization.roundings(
-            quantized(model), model, reduced=bool(work.parameters["reduceRange"])
-        )
         lesson = training.Lesson(
             epochs=work.passes(20),
             seconds=_TRAINING_SHARE * work.seconds,
             seed=work.seed,
             threads=work.threads,
         )
-        onnxfile.save(quantized(training.train(model, model, samples, lesson, rounding)), work.out)
+        seen = calibration.observe(work.model, work.calibration or work.training, work.scratch, work.threads)
+        wanted = str(work.parameters["calibrator"])
+        starts = []
+        for rule in _RULES if wanted == "best" else (wanted,):
+            ranges = calibration.ranges(seen, rule)
+            form = _quantized(model, ranges, work)
+            rounding = fake_quantization.roundings(form, model, reduced=bool(work.parameters["reduceRange"]))
+            loss = training.untrained_loss(model, model, samples, lesson, rounding)
+            starts.append((loss, ranges, rounding))
+        _, ranges, rounding = min(starts, key=lambda s: s[0])
+        trained = training.train(model, model, samples, lesson, rounding)
+        onnxfile.save(_quantized(trained, ranges, work), work.out)
+
+
+def _quantized(model: onnx.ModelProto, ranges: dict[str, tuple[float, float]], work: Work) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return static_int8.quantize(copy, ranges, work.parameters, [])

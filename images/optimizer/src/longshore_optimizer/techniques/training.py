@@ -22,6 +22,8 @@ BATCH = 64
 _HELD_OUT = 10
 """One in ten training samples judges which weights are kept."""
 
+_COMPARED = 512
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -147,6 +149,20 @@ def train(
     result.CopyFrom(student)
     pupil.write(result)
     return result
+
+
+def untrained_loss(
+    student: onnx.ModelProto,
+    teacher: onnx.ModelProto,
+    samples: Samples,
+    lesson: Lesson,
+    rounding: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+) -> float:
+    """Loss of the student as it is, on some of the samples."""
+    target = answers(student.graph)
+    pupil, guide = TorchGraph(student, target, rounding), TorchGraph(teacher, answers(teacher.graph))
+    few = samples.rows(np.arange(min(samples.count, _COMPARED)))
+    return _harm(pupil, few, _answers(guide, few, [answers(teacher.graph)]), [target], lesson)
 
 
 def loss_of(
