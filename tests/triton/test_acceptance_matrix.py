@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,19 @@ def tensor(module: Any, rows: Any = ROWS, datatype: str = "FP32", **options: Any
     value = module.InferInput("x", list(rows.shape), datatype)
     value.set_data_from_numpy(rows, **options)
     return value
+
+
+def settled(read: Callable[[], Any], beyond: Any = None) -> Any:
+    """Give counts once they stand still: Triton counts a request after it has answered it."""
+    deadline = time.monotonic() + 30
+    last = None
+    while time.monotonic() < deadline:
+        now = read()
+        if now == last and now != beyond:
+            return now
+        last = now
+        time.sleep(0.05)
+    raise AssertionError(f"the counts did not settle beyond {beyond}: {last}")
 
 
 class TestHttp:
@@ -107,12 +120,17 @@ class TestHttp:
         assert (entry["name"], entry["state"]) == (mlp.name, "READY")
 
     def test_counts_what_it_answers(self, mlp: Endpoint, http: Any) -> None:
-        before = http.get_inference_statistics(mlp.name)["model_stats"][0]
+
+        def counts() -> tuple[int, int]:
+            (model,) = http.get_inference_statistics(mlp.name)["model_stats"]
+            return model["inference_count"], model["execution_count"]
+
+        before = settled(counts)
         http.infer(mlp.name, [tensor(httpclient)])
-        after = http.get_inference_statistics(mlp.name)["model_stats"][0]
-        assert after["inference_count"] - before["inference_count"] == len(ROWS)
-        assert after["execution_count"] - before["execution_count"] == 1
-        assert int(after["inference_stats"]["success"]["count"]) > 0
+        after = settled(counts, beyond=before)
+        assert (after[0] - before[0], after[1] - before[1]) == (len(ROWS), 1)
+        (model,) = http.get_inference_statistics(mlp.name)["model_stats"]
+        assert int(model["inference_stats"]["success"]["count"]) > 0
 
     async def test_infers_by_asyncio(self, mlp: Endpoint) -> None:
         async with httpaio.InferenceServerClient(mlp.http) as client:
@@ -210,10 +228,12 @@ class TestGrpc:
         assert (entry.name, entry.state) == (mlp.name, "READY")
 
     def test_counts_what_it_answers(self, mlp: Endpoint, grpc: Any) -> None:
-        before = grpc.get_inference_statistics(mlp.name).model_stats[0].inference_count
+        def counts() -> tuple[int]:
+            return (grpc.get_inference_statistics(mlp.name).model_stats[0].inference_count,)
+
+        before = settled(counts)
         grpc.infer(mlp.name, [tensor(grpcclient)])
-        after = grpc.get_inference_statistics(mlp.name).model_stats[0].inference_count
-        assert after - before == len(ROWS)
+        assert settled(counts, beyond=before)[0] - before[0] == len(ROWS)
 
     def test_refuses_what_does_not_fit(self, mlp: Endpoint, grpc: Any) -> None:
         with pytest.raises(Failure) as failure:
