@@ -48,6 +48,9 @@ class TestGenerated:
         assert batching.max_queue_delay_microseconds == 500
         assert batching.default_queue_policy.max_queue_size == 77
 
+    def test_the_queue_is_bounded_only_where_the_spec_bounds_it(self) -> None:
+        assert not made().dynamic_batching.HasField("default_queue_policy")
+
     def test_sizes_that_the_user_names_win(self) -> None:
         assert list(made(preferred_batch_sizes=(4, 64)).dynamic_batching.preferred_batch_size) == [4, 32]
 
@@ -73,7 +76,9 @@ class TestGenerated:
         ("facts", "wanted", "count", "threads"),
         [
             (BATCHES, {"cpu_millicores": 4000}, 4, "1"),
-            (BATCHES, {"cpu_millicores": 500}, 2, "1"),
+            (BATCHES, {"cpu_millicores": 500}, 1, "1"),
+            (BATCHES, {"cpu_millicores": 500, "queue": 100}, 2, "1"),
+            (Facts(True, 1, seconds=0.1, size_bytes=10), {"cpu_millicores": 1000}, 1, "1"),
             (Facts(True, 1, seconds=0.1, size_bytes=10), {"cpu_millicores": 4000}, 2, "2"),
             (
                 Facts(True, 1, 0.001, size_bytes=1 << 30),

@@ -68,9 +68,13 @@ def control_inputs(sequence: WantedSequence | None) -> frozenset[str]:
 
 
 def add_batching(config: ModelConfig, batches: BatchPlan, wanted: Wanted) -> None:
-    """Add the dynamic batcher: sizes to aim for, the longest wait for them, and a bounded queue.
+    """Add the dynamic batcher: sizes to aim for, the longest wait for them, and the queue's bound if asked.
 
-    Requests are never joined beyond the largest preferred size, so there always is one.
+    Requests are never joined beyond the largest preferred size, so there always is one. With a bound the
+    batcher fetches no batch before a copy of the model is idle, and is not told when one becomes idle: it
+    waits for the next request, half a second at most. Without one it fetches two batches a copy ahead.
+    Source: triton-inference-server/core, `PriorityQueue::SupportPrefetching` in scheduler_utils.h and
+    `RateLimiter::PayloadSlotAvailable` in rate_limiter.cc.
     """
     most = min(config.max_batch_size, batches.most)
     batching = config.dynamic_batching
@@ -78,7 +82,8 @@ def add_batching(config: ModelConfig, batches: BatchPlan, wanted: Wanted) -> Non
     sizes = wanted.preferred_batch_sizes or batches.preferred or (most,)
     batching.preferred_batch_size.extend(sorted({min(size, most) for size in sizes}))
     batching.max_queue_delay_microseconds = wanted.max_delay_us
-    batching.default_queue_policy.max_queue_size = wanted.queue
+    if wanted.queue is not None:
+        batching.default_queue_policy.max_queue_size = wanted.queue
 
 
 def add_instances(config: ModelConfig, facts: Facts, wanted: Wanted) -> None:
@@ -105,12 +110,15 @@ def add_instances(config: ModelConfig, facts: Facts, wanted: Wanted) -> None:
 def default_instances(facts: Facts, wanted: Wanted) -> int:
     """Choose how many copies run on the CPU: one a core for small models, as far as memory allows.
 
-    There are two at least: with a single one Triton's batcher misses the end of a run now and then and
-    sleeps for half a second while requests wait.
+    More copies than cores share the cores and split what waits into smaller batches. Only where the queue is
+    bounded there are two at least: one may then be idle while the batcher waits (see `add_batching`).
     """
-    most = 2 if facts.seconds is not None and facts.seconds > _SMALL_SECONDS else wanted.cores
+    most = (
+        min(2, wanted.cores) if facts.seconds is not None and facts.seconds > _SMALL_SECONDS else wanted.cores
+    )
+    least = 1 if wanted.queue is None else 2
     room = wanted.memory_bytes // 4 // max(facts.size_bytes, 1)
-    return int(max(1, min(max(2, most), room)))
+    return int(max(1, min(max(least, most), room)))
 
 
 def add_accelerator(config: ModelConfig, wanted: Wanted) -> None:

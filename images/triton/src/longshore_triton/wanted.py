@@ -27,7 +27,7 @@ class Wanted:
     gpus: int = 0
     max_batch_size: int = 32
     max_delay_us: int = 0
-    queue: int = 1000
+    queue: int | None = None
     objective_us: int | None = None
     slow_us: int = 100_000
     allow_python: bool = False

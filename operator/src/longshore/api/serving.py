@@ -18,6 +18,10 @@ TensorName = Annotated[
 ]
 
 
+DEFAULT_QUEUE = 1000
+"""Requests that may wait on OnnxRuntime where the spec says nothing."""
+
+
 class RuntimeName(StrEnum):
     """What runs the model. Auto measures those that can and keeps the better."""
 
@@ -35,8 +39,14 @@ class Batching(Part):
     max_delay: Duration = Field(
         default="0s", description="Longest that a request waits for others; 0s batches only what is there."
     )
-    queue: int = Field(
-        default=1000, ge=1, le=1000000, description="Requests that may wait; more are answered with 503."
+    queue: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000000,
+        description=(
+            "Requests that may wait; more are answered with 503. Absent: 1000 on OnnxRuntime, no bound on "
+            "Triton, whose batcher fetches no batch ahead once its queue is bounded."
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from longshore.api.base import seconds
-from longshore.api.serving import RuntimeName, Serving
+from longshore.api.serving import DEFAULT_QUEUE, RuntimeName, Serving
 from longshore.resources.names import GRPC_PORT, HTTP_PORT
 from longshore.resources.pod import environment
 from longshore.runtimes.base import MODEL_PATH, ContainerInput, MetricSource, Series, http_probe
@@ -61,7 +61,7 @@ class OnnxRuntime:
             "--http-port": str(HTTP_PORT),
             "--grpc-port": str(GRPC_PORT),
             "--max-batch-size": str(batching.max_size),
-            "--queue-size": str(batching.queue),
+            "--queue-size": str(batching.queue or DEFAULT_QUEUE),
             "--drain-delay": str(DRAIN_SECONDS),
             "--grace-period": str(GRACE_SECONDS - 2),
         }

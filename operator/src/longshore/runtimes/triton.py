@@ -119,11 +119,12 @@ class Triton:
 
     def volumes(self, wanted: ContainerInput) -> list[dict[str, Any]]:
         """Give the shared memory, sized by instances and batch, at most half of the pod's memory."""
-        instances = (wanted.serving.triton or TritonOptions()).instances or max(
-            1, wanted.cpu_millicores // 1000
+        least = 2 if wanted.serving.batching.queue else 1
+        copies = (wanted.serving.triton or TritonOptions()).instances or max(
+            least, wanted.cpu_millicores // 1000
         )
         batch = max(_SHARED_MEMORY_INSTANCE, wanted.serving.batching.max_size * _SHARED_MEMORY_ROW)
-        size = min(_SHARED_MEMORY_FLOOR + instances * batch, _memory(wanted.serving) // 2)
+        size = min(_SHARED_MEMORY_FLOOR + copies * batch, _memory(wanted.serving) // 2)
         return [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{size >> 20}Mi"}}]
 
     def grace_period(self, serving: Serving) -> int:
@@ -148,7 +149,6 @@ def _request(wanted: ContainerInput) -> dict[str, Any]:
         "gpus": _devices(serving, _GPU) + _devices(serving, _MIG),
         "max_batch_size": serving.batching.max_size,
         "max_delay_us": round(seconds(serving.batching.max_delay) * 1e6),
-        "queue": serving.batching.queue,
         "allow_python": options.allow_python,
         "latest_versions": options.latest_versions,
         "warmup": options.warmup,
@@ -157,6 +157,8 @@ def _request(wanted: ContainerInput) -> dict[str, Any]:
     }
     if serving.latency_objective:
         request["objective_us"] = round(seconds(serving.latency_objective) * 1e6)
+    if serving.batching.queue:
+        request["queue"] = serving.batching.queue
     if options.instances:
         request["instances"] = options.instances
     if options.preferred_batch_sizes:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from longshore.api import Spec
 from longshore.api.scaling import Signal
+from longshore.api.serving import DEFAULT_QUEUE
 from longshore.plan.scaling import policy_of
 from longshore.plan.scaling.inputs import Policy
 from longshore.plan.scaling.queueing import ServiceCurve
@@ -53,7 +54,7 @@ def pod_model(spec: Spec, assumed: Assumptions, objective: float) -> PodModel:
         variance=assumed.variation**2,
         workers=assumed.workers,
     )
-    return PodModel(curve, assumed.startup, spec.serving.batching.queue, objective)
+    return PodModel(curve, assumed.startup, spec.serving.batching.queue or DEFAULT_QUEUE, objective)
 
 
 def objective_of(policy: Policy, assumed: Assumptions) -> tuple[float, float]:
