@@ -37,6 +37,13 @@ def infer_url(kube: Kube, name: str) -> str:
     return f"http://{service['spec']['clusterIP']}:{GATEWAY_PORTS['http']}/v2/models/{name}/infer"
 
 
+def grpc_place(kube: Kube) -> str:
+    """Give HOST:PORT of the Gateway for gRPC; the authority chooses the model."""
+    service = kube.get("service", "traefik", GATEWAY_NAMESPACE)
+    assert service is not None, "the Gateway is not installed: python -m e2e.cluster addon gateway"
+    return f"{service['spec']['clusterIP']}:{GATEWAY_PORTS['grpc']}"
+
+
 def told_by_a_model(failure: str) -> bool:
     """Tell whether a failure of a load is a model's own answer: a gateway's has no JSON in it."""
     return failure.partition(": ")[2].startswith('{"error"')

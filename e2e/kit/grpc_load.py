@@ -25,12 +25,16 @@ class GrpcLoad:
     target: ModelDeployment
     inputs: Mapping[str, np.ndarray[Any, Any]]
     rate: float = 20.0
+    place: str | None = None
+    """HOST:PORT; the model's Service where it is not given."""
+    authority: str | None = None
+    """Host name by which a gateway chooses the model."""
     sent: int = 0
     failures: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self._stop = threading.Event()
-        self._url = f"{urlsplit(self.target.address()).hostname}:{_PORT}"
+        self._place = self.place or f"{urlsplit(self.target.address()).hostname}:{_PORT}"
         self._tensors = []
         for name, array in self.inputs.items():
             tensor = triton.InferInput(name, list(array.shape), "FP32")
@@ -46,14 +50,18 @@ class GrpcLoad:
 
     def _run(self) -> None:
         began = time.monotonic()
-        with triton.InferenceServerClient(self._url) as kept:
+        with self._client() as kept:
             while not self._stop.wait(max(0.0, began + self.sent / self.rate - time.monotonic())):
                 if self.sent % _FRESH_EVERY:
                     self._ask(kept)
                 else:
-                    with triton.InferenceServerClient(self._url) as fresh:
+                    with self._client() as fresh:
                         self._ask(fresh)
                 self.sent += 1
+
+    def _client(self) -> Any:
+        named = [("grpc.default_authority", self.authority)] if self.authority else None
+        return triton.InferenceServerClient(self._place, channel_args=named)
 
     def _ask(self, client: Any) -> None:
         try:

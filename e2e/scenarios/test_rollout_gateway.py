@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from e2e.cluster import addons, choose
-from e2e.kit.gateway import Weights, host_of, infer_url, route_to, told_by_a_model
+from e2e.kit.gateway import Weights, grpc_place, host_of, infer_url, route_to, told_by_a_model
+from e2e.kit.grpc_load import GrpcLoad
 from e2e.kit.kube import Kube
 from e2e.kit.load import Load
 from e2e.kit.model_deployment import ModelDeployment
@@ -82,13 +83,17 @@ def test_a_good_canary_is_promoted_through_the_gateway_without_a_failed_request(
     kube: Kube, deployment: New, push: Push
 ) -> None:
     model, first = started(deployment, push, "through", STEPS)
-    with load(kube, "through") as running, Weights(model) as weights:
+    grpc = GrpcLoad(model, SMALL, 20, grpc_place(kube), host_of("through"))
+    with load(kube, "through") as running, grpc, Weights(model) as weights:
         eventually(lambda: running.outcomes["200"] > 50, "load runs", 30)
-        failed_before = len(running.failures)
+        # A gateway learns of a route a moment after its status says so.
+        eventually(lambda: grpc.sent - len(grpc.failures) > 20, "gRPC load runs", 30)
+        failed_before, failed_grpc = len(running.failures), len(grpc.failures)
         change(model, push, STEPS, SAME)
         promoted(model, first)
         eventually(lambda: weights.canary == 0, "the route leads to the stable side again", 30)
     assert running.failures[failed_before:] == []
+    assert grpc.failures[failed_grpc:] == []
     assert [canary for _, _, canary in weights.seen] == [0, 20, 50, 0]
     assert {stable + canary for _, stable, canary in weights.seen} == {100}
 
