@@ -67,7 +67,7 @@ def test_a_model_follows_a_load_profile_within_its_objective(deployment: New, pu
     model.apply(spec)
     model.wait_ready()
     loads = []
-    for rate, pods, seconds in ((LOW, 1, 10), (HIGH, 3, 30), (LOW, 1, 60)):
+    for rate, pods, seconds in ((LOW, 1, 10), (HIGH, 3, 60), (LOW, 1, 90)):
         with Load(model, ROW, rate=rate) as load:
             loads.append(load)
             eventually(lambda n=pods: ready(model) == n, f"{pods} pods at {rate:g} rps", seconds)  # type: ignore[misc]

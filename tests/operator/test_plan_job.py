@@ -145,12 +145,15 @@ def test_out_of_memory_names_the_field() -> None:
     assert len(world.jobs()) == 1
 
 
-def test_the_deadline_names_the_field() -> None:
+@pytest.mark.parametrize("job_knows", [True, False], ids=["the-job-failed", "its-pod-failed-first"])
+def test_the_deadline_names_the_field(job_knows: bool) -> None:
     world = started()
     world.end_job("", failed=True, phase="Failed", reason="DeadlineExceeded", containerStatuses=[])
     pod = next(o for (k, _), o in world.objects.items() if k == "Pod")
     pod["status"]["reason"] = "DeadlineExceeded"
     world._touch(pod)
+    if not job_knows:
+        world.jobs()[-1]["status"] = {"active": 1}
     world.settle()
     assert world.condition("Stalled")["reason"] == "DeadlineExceeded"
     assert "raise optimize.budget.time" in world.condition("Stalled")["message"]

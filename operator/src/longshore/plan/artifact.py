@@ -26,6 +26,7 @@ BACKOFF_MOST = 300.0
 _OUTSIDE = frozenset({"NotFound", "AccessDenied", "CredentialsMissing"})
 """Reasons that a change outside of the spec can mend: a file is uploaded, a Secret is made."""
 
+_DEADLINE = "DeadlineExceeded"
 _MEMORY_FIELD = "optimize.resources.limits.memory"
 _CONVERTED = (
     ".pkl",
@@ -132,7 +133,7 @@ def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
         message = f"pod {pod.name} was taken from its node: Job {job.name} starts another"
         return ArtifactStage(Waiting("Optimizing", message), delete=superseded)
     if pod is not None:
-        problem = pod_problem(pod, observed.now, _MEMORY_FIELD)
+        problem = _what_ails(job, pod, observed.now)
         if problem is not None:
             return ArtifactStage(problem, delete=superseded)
     again = unschedulable_again((pod,), observed.now) if pod is not None else None
@@ -209,18 +210,21 @@ def _why(
     if report is not None:
         retryable = report.retryable or report.reason in _OUTSIDE
         return Problem(reason_of(report, "OptimizeFailed"), report.message), retryable
-    if pod is not None and pod.reason == "DeadlineExceeded":
-        return Problem(
-            "DeadlineExceeded",
-            f"Job {job.name} ran past its deadline: raise optimize.budget.time or give it more CPU",
-        ), False
-    if pod is not None:
-        problem = pod_problem(pod, observed.now, _MEMORY_FIELD)
-        if problem is not None:
-            return problem, problem.reason not in ("OutOfMemory", "DeadlineExceeded")
+    problem = _what_ails(job, pod, observed.now) if pod is not None else None
+    if problem is not None:
+        return problem, problem.reason not in ("OutOfMemory", _DEADLINE)
     return Problem(
         "OptimizeFailed", f"Job {job.name} failed and its pod is gone: {job.message or job.reason}"
     ), True
+
+
+def _what_ails(job: JobView, pod: PodView, now: float) -> Problem | None:
+    if pod.reason == _DEADLINE:
+        return Problem(
+            _DEADLINE,
+            f"Job {job.name} ran past its deadline: raise optimize.budget.time or give it more CPU",
+        )
+    return pod_problem(pod, now, _MEMORY_FIELD)
 
 
 def _pod_of(observed: Observed, job: JobView) -> PodView | None:

@@ -65,7 +65,11 @@ def pod_problem(pod: PodView, now: float, memory_field: str) -> Problem | None:
                 f"no node takes pod {pod.name}: {pod.unschedulable}; add capacity or ask for less",
             )
     if pod.phase == "Failed":
-        return Problem(pod.reason or "PodFailed", f"pod {pod.name} failed: {pod.message or pod.reason}")
+        return Problem(
+            pod.reason or "PodFailed",
+            f"pod {pod.name} failed: {pod.message or pod.reason or 'no message'}; "
+            f"see `kubectl describe pod {pod.name}`",
+        )
     return None
 
 
