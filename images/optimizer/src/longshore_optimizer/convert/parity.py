@@ -30,8 +30,13 @@ class Difference:
     share: float
 
 
-def compare(name: str, source: Array, converted: Array) -> Difference:
+def compare(
+    name: str, source: Array, converted: Array, tolerance: float = TOLERANCE, step: float = 0.0
+) -> Difference:
     """Compare one output, samples on axis 0.
+
+    A value is wrong when its error is larger than `tolerance` of the output's scale and than `step`, the
+    absolute error that the source's own resolution leaves.
 
     Raises:
         Problem: ParityFailed where the shapes differ.
@@ -54,7 +59,7 @@ def compare(name: str, source: Array, converted: Array) -> Difference:
     error = np.where(np.isnan(error), np.inf, error)
     scale = float(np.sqrt(np.nanmean(a**2))) if a.size else 0.0
     relative = error / max(scale, 1e-6)
-    wrong = (relative > TOLERANCE).reshape(n, -1).any(axis=1)
+    wrong = ((relative > tolerance) & (error > step)).reshape(n, -1).any(axis=1)
     return Difference(
         name,
         float(error.max(initial=0)),

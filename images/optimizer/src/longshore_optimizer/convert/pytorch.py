@@ -7,7 +7,7 @@ builds it.
 import os
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,30 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longshore_optimizer.convert import samples
+from longshore_optimizer.convert import arguments, samples
+from longshore_optimizer.convert.arguments import BATCH, Argument
 from longshore_optimizer.convert.factory import build
-from longshore_optimizer.convert.parity import Difference, compare, judge
+from longshore_optimizer.convert.parity import judge
 from longshore_optimizer.convert.protocol import Converted
 from longshore_optimizer.convert.registry import Order
+from longshore_optimizer.convert.sidebyside import run_both
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch import content
 
 Array = NDArray[Any]
 
 _OPSET = 18
-_BATCH = 4
-"""Rows of the example: torch.export takes sizes of 0 and 1 as fixed, so a free batch axis needs 2 or more."""
 _LARGEST_FILE = 1_800_000_000
 """Bytes of weights above which they go to a file of their own: protobuf ends at 2 GiB."""
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One input: numpy dtype and shape where the model tells them, None for an axis of any size."""
-
-    name: str
-    dtype: str | None = None
-    shape: tuple[int | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,9 +55,9 @@ def convert(order: Order) -> Converted:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         loaded = _load(order)
-        arrays = _arrays(loaded.arguments, samples.stored(order.samples))
+        arrays = arguments.arrays(loaded.arguments, samples.stored(order.samples), "torch.export.save")
         rows = _export(loaded, arrays, order, _output_names(loaded, arrays))
-        differences, count = _compare(loaded, arrays, order, rows)
+        differences, count = run_both(_answer(loaded), order.out, arrays, rows)
     return judge("PyTorch", count, differences)
 
 
@@ -88,7 +79,7 @@ def _load(order: Order) -> Loaded:
 
 def _exported_program(program: Any) -> Loaded:
     nodes = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
-    arguments = []
+    found = []
     for name in program.graph_signature.user_inputs:
         value = nodes[name].meta.get("val") if name in nodes else None
         if not isinstance(value, torch.Tensor):
@@ -97,8 +88,8 @@ def _exported_program(program: Any) -> Loaded:
                 f"the exported program's input {name!r} is no tensor: export a function of tensors alone",
             )
         shape = tuple(d if isinstance(d, int) else None for d in value.shape)
-        arguments.append(Argument(name, str(value.dtype).removeprefix("torch."), shape))
-    return Loaded(program.module(), program, tuple(arguments))
+        found.append(Argument(name, str(value.dtype).removeprefix("torch."), shape))
+    return Loaded(program.module(), program, tuple(found))
 
 
 def _schema(module: Any) -> tuple[Argument, ...]:
@@ -163,51 +154,10 @@ def _unpickled(order: Order) -> object:
         ) from error
 
 
-def _arrays(arguments: Sequence[Argument], stored: Mapping[str, Array]) -> dict[str, Array]:
-    """Give one array an input, samples on axis 0: by name, or the only one for the only input."""
-    if not stored:
-        return _made_up(arguments)
-    if len(arguments) == 1 and len(stored) == 1:
-        given = {arguments[0].name: next(iter(stored.values()))}
-    else:
-        given = dict(stored)
-    missing = [a.name for a in arguments if a.name not in given]
-    if missing:
-        raise Problem(
-            Reason.DATA_SHAPE_MISMATCH,
-            f"the data has no array for the input {missing[0]!r}: it needs "
-            f"{', '.join(a.name for a in arguments)}, and holds {', '.join(sorted(stored)[:8])}",
-        )
-    return {a.name: _typed(given[a.name], a.dtype) for a in arguments}
-
-
-def _made_up(arguments: Sequence[Argument]) -> dict[str, Array]:
-    rng = np.random.default_rng(0)
-    result: dict[str, Array] = {}
-    for argument in arguments:
-        if argument.shape is None:
-            raise Problem(
-                Reason.CONVERSION_FAILED,
-                "the model does not tell the shapes of its inputs: give calibration data, whose arrays tell "
-                "them, or save it with torch.export.save",
-            )
-        shape = tuple(_BATCH if d is None else d for d in argument.shape)
-        dtype = np.dtype(argument.dtype or "float32")
-        values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
-        result[argument.name] = values.astype(dtype)
-    return result
-
-
-def _typed(array: Array, dtype: str | None) -> Array:
-    if dtype is not None:
-        return array.astype(dtype)
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
-
-
 def _output_names(loaded: Loaded, arrays: Mapping[str, Array]) -> list[str]:
     """Keys of a mapping that the model gives, else `output`, numbered where there are several."""
     rows = loaded.arguments[0].shape[0] if loaded.arguments and loaded.arguments[0].shape else None
-    count = rows or min(_BATCH, *(len(a) for a in arrays.values()))
+    count = rows or min(BATCH, *(len(a) for a in arrays.values()))
     answer = loaded.call(*(torch.from_numpy(np.ascontiguousarray(a[:count])) for a in arrays.values()))
     leaves, _ = torch.utils._pytree.tree_flatten(answer)
     if isinstance(answer, Mapping) and len(answer) == len(leaves):
@@ -227,7 +177,7 @@ def _export(loaded: Loaded, arrays: Mapping[str, Array], order: Order, outputs: 
         return shape[0] if shape else None
     count = min(len(a) for a in arrays.values())
     failure: Exception | None = None
-    for rows in ([_BATCH] if count >= _BATCH else []) + [1]:
+    for rows in ([BATCH] if count >= BATCH else []) + [1]:
         example = tuple(torch.from_numpy(np.ascontiguousarray(arrays[n][:rows])) for n in names)
         try:
             if order.container == content.TORCHSCRIPT:
@@ -285,45 +235,9 @@ def _free(dimension: Any) -> bool:
     return isinstance(getattr(dimension, "value", None), str)
 
 
-def _compare(
-    loaded: Loaded, arrays: Mapping[str, Array], order: Order, rows: int | None
-) -> tuple[list[Difference], int]:
-    from longshore_optimizer.measure.session import open_session
+def _answer(loaded: Loaded) -> Callable[[Sequence[Array]], list[Array]]:
+    def answer(part: Sequence[Array]) -> list[Array]:
+        leaves, _ = torch.utils._pytree.tree_flatten(loaded.call(*(torch.from_numpy(p) for p in part)))
+        return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
-    session = open_session(order.out, 1)
-    names = [a.name for a in loaded.arguments]
-    inputs = [i.name for i in session.get_inputs()]
-    count = min(len(a) for a in arrays.values())
-    size = rows or _BATCH
-    source: list[list[Array]] = []
-    converted: list[list[Array]] = []
-    for start in range(0, count, size):
-        part = [np.ascontiguousarray(arrays[n][start : start + size]) for n in names]
-        if rows is not None and len(part[0]) < rows:
-            break
-        answer = loaded.call(*(torch.from_numpy(p) for p in part))
-        leaves, _ = torch.utils._pytree.tree_flatten(answer)
-        source.append([leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)])
-        feeds = {n: p for n, p in zip(names, part, strict=True) if n in inputs}
-        converted.append([np.asarray(v) for v in session.run(None, feeds)])
-    if not source:
-        raise Problem(
-            Reason.EMPTY_DATA,
-            f"the model takes {rows} rows at once, and there are {count}: give more samples",
-        )
-    outputs = [o.name for o in session.get_outputs()]
-    if len(source[0]) != len(outputs):
-        raise Problem(
-            Reason.PARITY_FAILED,
-            f"the converted model has {len(outputs)} outputs, the source gives {len(source[0])} tensors: "
-            "export the model to ONNX yourself",
-        )
-    differences = [
-        compare(name, _joined([s[i] for s in source]), _joined([c[i] for c in converted]))
-        for i, name in enumerate(outputs)
-    ]
-    return differences, count
-
-
-def _joined(parts: Sequence[Array]) -> Array:
-    return np.concatenate([np.atleast_1d(p) for p in parts])
+    return answer

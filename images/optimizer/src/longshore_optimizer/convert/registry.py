@@ -45,6 +45,10 @@ CONVERTERS: dict[str, Entry] = {
     content.TORCHSCRIPT: Entry("pytorch", "pytorch"),
     content.TORCH_PICKLE: Entry("pytorch", "pytorch"),
     content.SAFETENSORS: Entry("pytorch", "pytorch"),
+    content.KERAS_ZIP: Entry("tensorflow_models", "tensorflow"),
+    content.HDF5: Entry("tensorflow_models", "tensorflow"),
+    content.SAVED_MODEL: Entry("tensorflow_models", "tensorflow"),
+    content.TFLITE: Entry("tflite", "tensorflow"),
 }
 
 NEEDS_PICKLE = frozenset({content.PICKLE, content.TORCH_PICKLE})
