@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import orjson
 from longshore_server.messages import Messages
 
-from bench.server.servers import CACHE, CLIENT_CORE, HERE, Running, prefer
+from bench.server.servers import CACHE, CLIENT_CORE, Running, compiled, prefer
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,10 @@ class Result:
         return self.good / self.cpu if self.cpu else 0.0
 
 
-def binary() -> Path:
-    source = HERE / "load.c"
-    built = CACHE / f"load-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
-    if not built.exists():
-        subprocess.run(["gcc", "-O2", "-o", str(built), str(source), "-lm"], check=True)
-    return built
-
-
 def run(server: Running, ask: "Ask", connections: int, seconds: float, rate: float = 0.0) -> Result:
     port = server.grpc if ask.mode == "grpc" else server.http
     before = server.cpu_seconds()
-    command = ["taskset", "-c", CLIENT_CORE, str(binary()), ask.mode, str(port), str(connections)]
+    command = ["taskset", "-c", CLIENT_CORE, str(compiled("load")), ask.mode, str(port), str(connections)]
     process = subprocess.Popen(
         [*command, str(seconds), str(rate), str(ask.file)],
         stdout=subprocess.PIPE,
@@ -60,6 +53,18 @@ def run(server: Running, ask: "Ask", connections: int, seconds: float, rate: flo
     found: dict[str, Any] = json.loads(output)
     keys = ("good", "bad", "seconds", "rps", "p50", "p99", "dropped", "waiting")
     return Result(**{key: found[key] for key in keys}, cpu=server.cpu_seconds() - before)
+
+
+def answers(server: Running, ask: "Ask", patience: float = 60.0) -> None:
+    """Return once a request is answered: some servers say ready before their workers are.
+
+    Raises:
+        RuntimeError: none was within `patience` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while not (result := run(server, ask, 1, 0.5)).good:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no request was answered within {patience:g} s: {result}")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Starts each server under test on one core, and ends it with everything it has started."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -183,6 +184,24 @@ def triton(repository: Path) -> Iterator[Running]:
     }
     with running(command, http, grpc, "/v2/health/ready", environment) as running_server:
         yield running_server
+
+
+def compiled(name: str) -> Path:
+    """The program of `NAME.c`, built when it is not there yet."""
+    source = HERE / f"{name}.c"
+    built = CACHE / f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
+    if not built.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["gcc", "-O2", "-o", str(built), str(source), "-lm"], check=True)
+    return built
+
+
+@contextmanager
+def echo() -> Iterator[Running]:
+    """No model server: what sockets alone allow."""
+    (http,) = free_ports(1)
+    with running([str(compiled("echo")), str(http)], http, 0, "/") as server:
+        yield server
 
 
 def competitor_python(name: str) -> Path:

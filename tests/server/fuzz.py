@@ -56,8 +56,10 @@ def main() -> None:
         def one(data: bytes) -> None:
             loop.run_until_complete(_feed(server, options.target, data))
 
-        limits = [f"-timeout={_HANG_SECONDS}", f"-rss_limit_mb={_MEMORY_MB}", "-max_len=4096", "-verbosity=0"]
-        atheris.Setup([sys.argv[0], f"-max_total_time={options.seconds}", *limits, str(corpus)], one)
+        limits = [f"-timeout={_HANG_SECONDS}", f"-rss_limit_mb={_MEMORY_MB}", "-max_len=4096"]
+        words = ["-verbosity=0", "-print_final_stats=1"]
+        time = f"-max_total_time={options.seconds}"
+        atheris.Setup([sys.argv[0], time, *limits, *words, str(corpus)], one)
         atheris.Fuzz()
 
 

@@ -10,9 +10,10 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
 
 from tests.server import models
-from tests.server.inprocess import LIMITS, InProcess
+from tests.server.inprocess import LIMITS, InProcess, Transport
 from tests.server.reference import Reference
 
 QUICK = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -120,8 +121,6 @@ async def test_every_cut_of_a_conversation_gives_the_same_bytes(pair: Path) -> N
     assert whole[0].count(b"HTTP/1.1 400 Bad Request") == 1
     server = InProcess(pair)
     for at in range(1, len(conversation)):
-        from tests.server.inprocess import Transport
-
         connection, transport = server.http(), Transport()
         connection.connection_made(transport)
         for piece in (conversation[:at], conversation[at:]):
@@ -133,6 +132,43 @@ async def test_every_cut_of_a_conversation_gives_the_same_bytes(pair: Path) -> N
         assert bytes(transport.written) == whole[0], at
         connection.connection_lost(None)
     server.batcher.close()
+
+
+async def test_what_follows_a_large_body_is_the_next_request(tmp_path: Path) -> None:
+    model = models.identity(tmp_path / "wide", TensorProto.FLOAT)
+    bodies = []
+    for value in (1.5, 2.5):
+        array = np.full((1, 8192), value, np.float32)
+        tensor = {"name": "x", "shape": [1, 8192], "datatype": "FP32"}
+        text = orjson.dumps(
+            {
+                "inputs": [tensor | {"parameters": {"binary_data_size": array.nbytes}}],
+                "parameters": {"binary_data_output": True},
+            }
+        )
+        bodies.append((len(text), text + array.tobytes()))
+    asks = [
+        b"POST /v2/models/wide/infer HTTP/1.1\r\nHost: a\r\nInference-Header-Content-Length: %d\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (length, len(body), body)
+        for length, body in bodies
+    ]
+    live = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+    conversation = asks[0] + asks[1] + live
+    end = len(asks[0])
+    for cut in (None, end - 1, end, end + 1, end + 2, end + 16385, len(conversation) - len(live) + 1):
+        server, transport = InProcess(model), Transport()
+        connection = server.http()
+        connection.connection_made(transport)
+        for piece in (conversation[:cut], conversation[cut:] if cut else b""):
+            server.http_feed(connection, transport, piece)
+        for _ in range(4):
+            await server.settle()
+        parts = bytes(transport.written).split(b"HTTP/1.1 200 OK\r\n")[1:]
+        assert len(parts) == 3, cut
+        for part, value in zip(parts, (1.5, 2.5), strict=False):
+            assert part.endswith(np.full(8192, value, np.float32).tobytes()), cut
+        connection.connection_lost(None)
+        server.batcher.close()
 
 
 @pytest.mark.parametrize(
@@ -212,8 +248,6 @@ async def test_heads_and_bodies_above_the_limits_are_refused(pair: Path) -> None
 async def test_slow_clients_are_cut_off(pair: Path) -> None:
     import time
 
-    from tests.server.inprocess import Transport
-
     server = InProcess(pair)
     for begun in (
         b"GET /v2 HT",
@@ -240,8 +274,6 @@ async def test_slow_clients_are_cut_off(pair: Path) -> None:
 
 
 async def test_a_full_queue_answers_503_with_retry_after(pair: Path) -> None:
-    from tests.server.inprocess import Transport
-
     body = orjson.dumps(
         {
             "inputs": [

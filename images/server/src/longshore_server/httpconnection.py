@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 # The first read of a message holds its head and, if it is small, all of it. What is left of a larger body
 # is then read straight into the memory that the runtime will use.
 RECEIVE_BYTES = 16 << 10
-_ALIGNMENT = 64
+_ALIGNMENT = 16
+# Room that a large body leaves in its buffer: a read that does not fill all of it is known to have been the
+# last one, where a filled buffer would be followed by a read in vain.
+_SPARE = 1
 # A body that is slower than this many bytes a second, after the body timeout, is cut off.
 _SLOWEST_BODY = 128 << 10
 _LINGER_SECONDS = 2.0
@@ -113,9 +116,11 @@ class HttpConnection(Exchange, asyncio.BufferedProtocol):
             self._feed(data)
             return
         self._filled += nbytes
-        if self._filled == len(self._body):
-            body, self._body = self._body, None
-            self._dispatch(body)
+        body, length = self._body, len(self._body) - _SPARE
+        if self._filled >= length:
+            self._body = None
+            self._pending = bytes(body[length : self._filled])
+            self._dispatch(body[:length])
 
     def eof_received(self) -> bool:
         """The client will send no more: what it asked for is still answered."""
@@ -209,7 +214,7 @@ class HttpConnection(Exchange, asyncio.BufferedProtocol):
         server.body_bytes += length
         self._body_reserved = length
         # The first tensor begins after the JSON part: it is what must lie on an aligned address.
-        self._body = _aligned(length, max(head.json_length, 0))
+        self._body = _aligned(length + _SPARE, max(head.json_length, 0))
         self._filled = len(data) - end
         self._body[: self._filled] = data[end:]
         self._pending = b""
@@ -350,9 +355,13 @@ class HttpConnection(Exchange, asyncio.BufferedProtocol):
 
 
 def _aligned(size: int, offset: int) -> memoryview:
-    """Uninitialized memory of `size` bytes in which the byte at `offset` has an aligned address."""
+    """Uninitialized memory of `size` bytes in which the byte at `offset` has an aligned address.
+
+    That large blocks begin at one is taken from malloc, not looked up; the batcher copies a tensor that it
+    finds elsewhere.
+    """
     whole = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -(whole.ctypes.data + offset) % _ALIGNMENT
+    start = -offset % _ALIGNMENT
     return whole[start : start + size].data
 
 

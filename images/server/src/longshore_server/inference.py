@@ -92,7 +92,7 @@ class Outputs:
         array = self.arrays[index]
         row_bytes = array.nbytes // array.shape[0] if self.batched and array.shape[0] else 0
         small = array.nbytes <= _SMALL_OUTPUT
-        blob = array.tobytes() if small else np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        blob = array.tobytes() if small else np.ascontiguousarray(array).data.cast("B")
         self._blobs[index] = blob, row_bytes
         return blob, row_bytes
 
