@@ -82,6 +82,7 @@ def _convolutions(keras: Any) -> Any:
     x = keras.layers.Conv2D(4, 3, padding="same", strides=2, activation="relu")(image)
     x = keras.layers.BatchNormalization()(x)
     x = keras.layers.Flatten()(keras.layers.MaxPooling2D()(x))
+    x = keras.layers.Dense(6, activation="gelu")(x)
     return keras.Model(image, keras.layers.Dense(5, activation="softmax", name="scores")(x))
 
 
