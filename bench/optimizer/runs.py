@@ -1,0 +1,152 @@
+"""One model and seed: optimized as a user does, then timed against the original and the runtime's defaults.
+
+Runs are kept in the cache, so that a bench that was stopped goes on with the next; another state of the
+optimizer's sources, or another budget, measures anew.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import longshore_optimizer
+import numpy as np
+import onnx
+from longshore.artifact.manifest import ORIGINAL, Manifest
+from longshore_optimizer.measure import cpu
+from longshore_optimizer.techniques.coupling import products
+
+from bench.optimizer import defaults
+from bench.optimizer.cases import CASES, Case, Samples
+from bench.optimizer.packages import CACHE
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one seed gave: factors over the original and over the best default that holds the gate.
+
+    `default` is None where no default holds the gate; `seconds` is what `longshore optimize` took.
+    """
+
+    chosen: str
+    speed: float
+    size: float
+    drop: float
+    products: float
+    default: float | None
+    seconds: float
+
+
+def kept(case: Case, seed: int, minutes: float) -> Run | None:
+    """Give a run that was measured before."""
+    path = _path(case, seed, minutes)
+    return Run(**json.loads(path.read_text())) if path.exists() else None
+
+
+def measure(case: Case, seed: int, minutes: float, limit: float) -> Run | str:
+    """Run in a process of its own, for at most `limit` seconds; gives a sentence where that fails."""
+    command = [sys.executable, "-m", "bench.optimizer.runs", case.name, str(seed), str(minutes)]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        code = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return f"seed {seed} did not end within {limit:g} s"
+    return kept(case, seed, minutes) or f"seed {seed} failed with exit code {code}"
+
+
+def _path(case: Case, seed: int, minutes: float) -> Path:
+    digest = hashlib.sha256()
+    home = Path(longshore_optimizer.__file__).parent
+    for source in sorted([*home.rglob("*.py"), *Path(__file__).parent.glob("*.py")]):
+        digest.update(source.read_bytes())
+    return CACHE / "runs" / digest.hexdigest()[:12] / f"{case.name}-{seed}-{minutes:g}.json"
+
+
+def _write(samples: Samples, folder: Path) -> None:
+    np.savez(folder / "calibration.npz", **samples.calibration)
+    np.savez(folder / "evaluation.npz", **samples.evaluation)
+    if samples.training is not None:
+        np.savez(folder / "training.npz", **samples.training)
+
+
+def _optimize(case: Case, model: Path, seed: int, minutes: float, folder: Path) -> tuple[Manifest, float]:
+    started = time.monotonic()
+    command = Path(sys.executable).parent / "longshore"
+    options = {
+        "--calibration": folder / "calibration.npz",
+        "--evaluation": folder / "evaluation.npz",
+        "--metric": case.metric.value,
+        "--max-drop": case.max_drop,
+        "--goal": "latency",
+        "--out": folder / "out",
+        "--seed": seed,
+        "--time": f"{round(minutes * 60)}s",
+    }
+    if (training := folder / "training.npz").exists():
+        options["--training"] = training
+    if case.technique is not None:
+        options["--technique"] = case.technique
+    arguments = [str(part) for pair in options.items() for part in pair]
+    done = subprocess.run(
+        [str(command), "optimize", str(model), *arguments, "--json"], stdout=subprocess.PIPE, check=True
+    )
+    return Manifest.model_validate_json(done.stdout), time.monotonic() - started
+
+
+def _run(case: Case, seed: int, minutes: float) -> Run:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        samples = case.make()
+        _write(samples, folder)
+        model, chosen = samples.model, folder / "out" / "model.onnx"
+        manifest, elapsed = _optimize(case, model, seed, minutes, folder)
+        made = defaults.build(model, folder / "calibration.npz", folder)
+        p50, uppers = defaults.compare(
+            model, chosen, made, folder / "evaluation.npz", case.metric, cpu.usable_cores(), seed
+        )
+        fewer = 1.0
+        if case.products is not None:
+            fewer = products(onnx.load(model)) / products(onnx.load(chosen))
+    rows = {c.name: c for c in manifest.candidates}
+    original, winner = rows[ORIGINAL], rows[manifest.chosen]
+    held = [p50[n] for n, upper in uppers.items() if n in p50 and upper <= case.max_drop]
+    for candidate in manifest.candidates:
+        print(f"  {candidate.name}: {candidate.verdict.value}, {candidate.reason[:150]}", flush=True)
+    for default, upper in uppers.items():
+        print(
+            f"  {default}: {p50['original'] / p50[default]:.2f}x, bound of the drop {upper:.4f}", flush=True
+        )
+    return Run(
+        chosen=manifest.chosen,
+        speed=p50["original"] / p50["chosen"],
+        size=(original.size_bytes or 0) / (winner.size_bytes or 1),
+        drop=winner.drop_upper or 0.0,
+        products=fewer,
+        default=min(held) / p50["chosen"] if held else None,
+        seconds=elapsed,
+    )
+
+
+def main() -> None:
+    """Measure one case with one seed, and keep the result."""
+    name, seed, minutes = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    (case,) = (c for c in CASES if c.name == name)
+    path = _path(case, seed, minutes)
+    run = _run(case, seed, minutes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(asdict(run)))
+    unfinished.rename(path)
+    print(f"{case.name} seed {seed}: {run}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
