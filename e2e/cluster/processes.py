@@ -108,6 +108,8 @@ def start(
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", null, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            # What this process was given, as a lock of `flock` around it, must not live on with the program.
+            *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()),
         ],
         setsid=True,
         setsigdef=[signal.SIGPIPE],
@@ -119,6 +121,16 @@ def start(
     content = asdict(identity) | {"fingerprint": fingerprint}
     write_atomically(pid_file, json.dumps(content) + "\n")
     return identity
+
+
+def _inheritable() -> list[int]:
+    """The open files that a program started from here would get beside the three standard ones."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
 
 
 def reap(pid: int) -> None:

@@ -1,6 +1,7 @@
 """Detached processes: found again, ended, and never mistaken for another."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import subprocess
@@ -60,6 +61,16 @@ def test_it_outlives_the_process_that_started_it(tmp_path: Path) -> None:
     assert record is not None
     assert os.getsid(record.identity.pid) != os.getsid(0)
     processes.stop([record.identity], grace=5)
+
+
+def test_a_started_process_holds_nothing_open_that_its_starter_held(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.set_inheritable(lock.fileno(), True)
+        identity = start(tmp_path, "sleep", "600")
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    processes.stop([identity], grace=5)
 
 
 @pytest.mark.parametrize("difference", [{"started": 1}, {"boot": "another"}], ids=["start", "boot"])
