@@ -1,5 +1,6 @@
 """A budget over a namespace: who gets pods when all cannot have them, and that it is said."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from longshore.plan.state import Scaled
 from longshore.senses import Senses
 
 from tests.operator.loaded import Loaded
+from tests.operator.sleeper import Sleeper
 from tests.operator.world import World
 
 CURVE = ServiceCurve(0.0, 0.02, 1, 0.1)
@@ -57,6 +59,15 @@ def add_other(world: World, pods: int, budget: Mapping[str, Any], asks: Claim | 
     )
     if asks is not None:
         world.senses.scaled[OTHER] = Scaled(claim=asks)
+
+
+def add_others_copies(world: World, copies: int) -> None:
+    """Put warm copies of the other model beside its pods."""
+    obj = copy.deepcopy(world.objects["Deployment", "other-a"])
+    obj["metadata"]["name"] = "other-a-warm"
+    obj["metadata"]["labels"]["app.kubernetes.io/component"] = "warm"
+    obj["spec"]["replicas"] = copies
+    world._stored(obj)
 
 
 def set_other(world: World, pods: int) -> None:
@@ -119,6 +130,51 @@ def test_pods_of_a_model_that_does_not_scale_count_as_they_are() -> None:
     add_other(loaded.world, 4, {"maxReplicas": 6})
     loaded.tick(20)
     assert loaded.replicas() == 2
+
+
+def test_warm_copies_of_others_count_as_pods() -> None:
+    loaded = Loaded(scaling(priority=100), rate=58)
+    add_other(loaded.world, 1, {"maxReplicas": 6})
+    add_others_copies(loaded.world, 3)
+    loaded.tick(20)
+    assert loaded.replicas() == 2
+
+
+def test_copies_that_the_budget_does_not_pay_for_are_not_kept_and_that_is_said() -> None:
+    sleeper = Sleeper(warm=2, budget={"maxReplicas": 4})
+    add_other(sleeper.world, 3, {"maxReplicas": 4, "priority": 5}, claim(3))
+    sleeper.sleep()
+    assert sum(sleeper.warm.values()) == 1
+    told = sleeper.world.condition("Scaled")
+    assert (told["status"], told["reason"]) == ("False", "BudgetSpent")
+    assert "the budget of 4 pods is spent" in told["message"]
+    sleeper.world.senses.scaled[OTHER] = Scaled(claim=claim(4, standing=3))
+    sleeper.tick(3)
+    assert sleeper.warm == {}, "another's load comes before a copy that waits"
+    sleeper.world.senses.scaled[OTHER] = Scaled(claim=claim(2))
+    set_other(sleeper.world, 2)
+    sleeper.tick(3)
+    assert sum(sleeper.warm.values()) == 2
+    assert sleeper.world.condition("Scaled")["status"] == "True"
+
+
+def test_a_copy_and_the_pod_that_it_stands_for_never_pass_the_bound_together() -> None:
+    sleeper = Sleeper(warm=1, budget={"maxReplicas": 1})
+    most = 0
+
+    def standing() -> int:
+        return sleeper.replicas() + sum(sleeper.warm.values())
+
+    for clients in (0, 1, 0):
+        if clients:
+            sleeper.demand(clients)
+        else:
+            sleeper.waiting = replace(sleeper.waiting, demand=0, active=0)
+        for _ in range(40):
+            sleeper.tick()
+            most = max(most, standing())
+        assert (sleeper.replicas(), sum(sleeper.warm.values())) == ((1, 0) if clients else (0, 1))
+    assert most == 1
 
 
 def test_another_engine_is_counted_but_not_bounded_and_that_is_said() -> None:

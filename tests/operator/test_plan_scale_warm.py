@@ -1,6 +1,5 @@
 """Warm copies: loaded pods that answer the first requests after a sleep."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -8,7 +7,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from longshore.api.parse import parse_spec
 from longshore.api.serving import RuntimeName
-from longshore.budgets import budget_of
 from longshore.listen import targets_of
 from longshore.plan.scaling import Waiting
 from longshore.plan.state import ActivatorView, Endpoint
@@ -83,19 +81,6 @@ def test_a_copy_that_is_lost_soon_after_starts_no_pod(sleeper: Sleeper) -> None:
     for _ in range(10):
         sleeper.tick()
         assert sleeper.replicas() == 0
-
-
-def test_a_budget_counts_no_copy() -> None:
-    sleeper = Sleeper(warm=2, budget={"maxReplicas": 1})
-    sleeper.sleep()
-    assert sleeper.warm
-    index, other = sleeper.world.index, copy.deepcopy(sleeper.world.root)
-    other["metadata"] |= {"name": "other", "uid": "other", "resourceVersion": "1"}
-    index.put(other)
-    found = budget_of(index, ("team", "other"), sleeper.world.senses)
-    assert found is not None
-    (claim,) = found.others
-    assert claim.standing == 0
 
 
 def test_pods_beside_a_copy_are_asked_where_their_runtime_tells() -> None:

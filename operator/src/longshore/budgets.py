@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from longshore.api.scaling import ScalingBudget
 from longshore.index import Index, Key
 from longshore.plan.scaling import Budget, Claim
-from longshore.resources.names import COMPONENT, WARM
 from longshore.senses import Senses
 
 
@@ -42,13 +41,14 @@ def _members(index: Index, namespace: str, name: str) -> Iterator[tuple[Key, Sca
 
 
 def _claim(index: Index, key: Key, wish: ScalingBudget, senses: Senses | None) -> Claim:
-    """Give what a model asked for last; one that does not scale keeps the pods that it has."""
+    """Give what a model asked for last; one that does not scale keeps the pods that it has.
+
+    Warm copies are pods as any other.
+    """
     standing = sum(
         obj.get("spec", {}).get("replicas", 1)
         for (kind, _), obj in index.children(key).items()
-        if kind == "Deployment"
-        and obj["metadata"].get("labels", {}).get(COMPONENT) != WARM
-        and "deletionTimestamp" not in obj["metadata"]
+        if kind == "Deployment" and "deletionTimestamp" not in obj["metadata"]
     )
     scaled = senses.scaled.get(key) if senses is not None else None
     known = scaled.claim if scaled is not None else None

@@ -48,7 +48,7 @@ def make_plan(observed: Observed) -> Plan:
     state = serve_stage.rollout_state(observed)
     stable = state.stable if state else None
     load = scale_stage.decide(observed, spec, stable)
-    zero = zero_stage.decide(observed, spec, stable, load.replicas)
+    zero = zero_stage.decide(observed, spec, stable, load.replicas, load.warm)
     load = replace(load, replicas=zero.replicas)
     warm = warm_stage.decide(observed, stable, zero.warm)
     serving = serve_stage.decide(observed, spec, revision, artifact, load)

@@ -26,6 +26,8 @@ from longshore.plan.scaling import (
 from longshore.plan.scaling.queries import MetricQuery, queries_of
 from longshore.plan.state import Observed, Said, Scaled
 from longshore.plan.telemetry import PodReading, Telemetry
+from longshore.plan.warm import standing as warm_standing
+from longshore.plan.zero import may_sleep
 from longshore.resources.names import deployment_name
 
 RETOLD = 30.0
@@ -42,6 +44,8 @@ class ScaleStage:
     problem: str = ""
     limited: str = ""
     """Why the budget gives fewer pods than are wanted."""
+    warm: int | None = None
+    """Warm copies that the budget pays for at most; None: all that the spec asks for."""
 
     @property
     def listens(self) -> bool:
@@ -73,7 +77,9 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
     woken = current == 0 and waiting is not None and waiting.demand > 0
     if not woken and (telemetry is None or not _is_news(telemetry, before.looked_at, observed.now)):
         replicas = before.replicas if before.replicas is not None else current
-        return ScaleStage(replicas, before, before.reason, before.problem.text, before.limited.text)
+        return ScaleStage(
+            replicas, before, before.reason, before.problem.text, before.limited.text, before.warm
+        )
     heard = telemetry or Telemetry()
     now = max(heard.at, observed.now) if woken else heard.at
     seen = _observation(
@@ -81,9 +87,13 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
     )
     policy = policy_of(spec)
     state, decision = step(policy, before.state, seen)
-    claim, grant = _shared(observed, spec, stable, decision)
-    if grant is not None:
-        own = max(grant.pods - (claim.floor if claim else 0), 0)
+    copies = _copies(observed, spec, stable, decision)
+    claim, grant = _shared(observed, spec, stable, decision, copies)
+    warm = None
+    if grant is not None and claim is not None:
+        # Pods that answer come before copies that wait.
+        own = max(grant.pods - claim.floor, 0)
+        warm = max(grant.pods - (claim.want - copies), 0)
         state, decision = step(policy, before.state, replace(seen, granted=own))
         # What answers goes on answering: only a model that may sleep can lose its last pod.
         low = min(low, max(own, least))
@@ -91,8 +101,8 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
     reason = decision.reason if replicas != current else before.reason
     limited = _steady(before.limited, grant.reason if grant is not None else "", now)
     problem = _steady(before.problem, "; ".join(decision.problems) if decision.held else "", now)
-    scaled = Scaled(state, replicas, now, reason, limited, problem, claim)
-    return ScaleStage(replicas, scaled, reason, problem.text, limited.text)
+    scaled = Scaled(state, replicas, now, reason, limited, problem, claim, warm)
+    return ScaleStage(replicas, scaled, reason, problem.text, limited.text, warm)
 
 
 def _is_news(telemetry: Telemetry, looked_at: float, now: float) -> bool:
@@ -171,24 +181,33 @@ def _observation(
     )
 
 
+def _copies(observed: Observed, spec: Spec, stable: str, decision: Decision) -> int:
+    """Give the warm copies that are wanted: while no pod answers, or none is to answer."""
+    answers = any(pod.ready and not pod.deleting for pod in observed.pods_of(stable))
+    return spec.scaling.warm if may_sleep(spec) and not (answers and decision.total > 0) else 0
+
+
 def _shared(
-    observed: Observed, spec: Spec, stable: str, decision: Decision
+    observed: Observed, spec: Spec, stable: str, decision: Decision, copies: int
 ) -> tuple[Claim | None, Grant | None]:
     """Give what this model asks of its budget and what it gets; None while it gets what it asks for."""
     wish = spec.scaling.budget
     if wish is None:
         return None, None
+    serving = observed.deployment(stable)
+    # The last pod stays until a copy is loaded: for that long both count.
+    last = min(serving.replicas, 1) if serving is not None and copies else 0
     beside = sum(d.replicas for d in observed.deployments if d.revision != stable and not d.deleting)
     claim = Claim(
         key=f"{observed.owner.namespace}/{observed.owner.name}",
         priority=wish.priority,
         cost=wish.cost,
-        want=decision.total + beside,
+        want=max(decision.total, last) + beside + copies,
         min=spec.scaling.min + beside,
         floor=beside,
         rate=decision.rate,
         curve=decision.curve,
-        standing=sum(d.replicas for d in observed.deployments if not d.deleting),
+        standing=sum(d.replicas for d in observed.deployments if not d.deleting) + warm_standing(observed),
     )
     return claim, observed.budget.grant(claim) if observed.budget is not None else None
 

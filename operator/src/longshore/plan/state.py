@@ -130,6 +130,8 @@ class Scaled:
     """Why the number is held."""
     claim: Claim | None = None
     """What it asks of its budget; None without one."""
+    warm: int | None = None
+    """Warm copies that the budget pays for at most; None: all that the spec asks for."""
 
 
 @dataclass(frozen=True, order=True)

@@ -33,15 +33,15 @@ def decide(observed: Observed, stable: str | None, copies: int | None) -> WarmSt
     """
     kept = warm_name(observed.owner, stable) if stable is not None and copies != 0 else None
     gone = tuple(Deletion("Deployment", name, uid) for name, uid in _standing(observed) if name != kept)
-    standing = observed.deployment(stable) if stable is not None and copies else None
-    if standing is None or standing.deleting or standing.template is None or not copies:
+    source = observed.deployment(stable) if stable is not None and copies else None
+    if source is None or source.deleting or source.template is None or not copies:
         return WarmStage(delete=gone)
-    wanted = warm_deployment(observed.owner, standing.revision, standing.template, copies)
-    pods = observed.warm_of(standing.revision)
+    wanted = warm_deployment(observed.owner, source.revision, source.template, copies)
+    pods = observed.warm_of(source.revision)
     conditions = observed.live.get(("Deployment", wanted["metadata"]["name"]), {}).get("status", {})
     problem = starting_problem(pods, observed.now) or refused_pods(
         ((c["type"], c["status"], c.get("message", "")) for c in conditions.get("conditions", ())),
-        standing.revision,
+        source.revision,
     )
     if problem is not None:
         problem = replace(problem, message=f"a warm copy does not start: {problem.message}")
@@ -54,11 +54,20 @@ def decide(observed: Observed, stable: str | None, copies: int | None) -> WarmSt
     )
 
 
+def standing(observed: Observed) -> int:
+    """Give how many warm copies there are, starting ones among them."""
+    return sum(obj.get("spec", {}).get("replicas", 1) for obj in _deployments(observed))
+
+
 def _standing(observed: Observed) -> list[tuple[str, str]]:
     """Give name and uid of the Deployments of warm copies."""
+    return [(obj["metadata"]["name"], obj["metadata"]["uid"]) for obj in _deployments(observed)]
+
+
+def _deployments(observed: Observed) -> list[Mapping[str, Any]]:
     return [
-        (name, obj["metadata"]["uid"])
-        for (kind, name), obj in observed.live.items()
+        obj
+        for (kind, _), obj in observed.live.items()
         if kind == "Deployment"
         and obj["metadata"].get("labels", {}).get(COMPONENT) == WARM
         and not obj["metadata"].get("deletionTimestamp")

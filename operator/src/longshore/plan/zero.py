@@ -55,7 +55,9 @@ def may_sleep(spec: Spec) -> bool:
     )
 
 
-def decide(observed: Observed, spec: Spec, stable: str | None, replicas: int) -> ZeroStage:
+def decide(
+    observed: Observed, spec: Spec, stable: str | None, replicas: int, paid: int | None = None
+) -> ZeroStage:
     """Decide whether the activators stand in.
 
     Args:
@@ -63,7 +65,9 @@ def decide(observed: Observed, spec: Spec, stable: str | None, replicas: int) ->
         spec: what is wanted.
         stable: the revision that answers.
         replicas: pods that the load asks for.
+        paid: warm copies that the budget pays for at most; None: all.
     """
+    copies = spec.scaling.warm if paid is None else min(spec.scaling.warm, paid)
     standing = observed.live.get(("EndpointSlice", slice_name(observed.owner)))
     view = observed.activators
     if not may_sleep(spec) or stable is None or view is None:
@@ -85,13 +89,11 @@ def decide(observed: Observed, spec: Spec, stable: str | None, replicas: int) ->
     entered = _entered(standing, observed.now)
     since = observed.now if entered is None else entered
     wanted = activator_slice(observed.owner, view.addresses, view.http, view.grpc, _rfc3339(since))
-    stands_in = ZeroStage(
-        replicas, (wanted,), activation=activation, holds=standing is not None, warm=spec.scaling.warm
-    )
+    stands_in = ZeroStage(replicas, (wanted,), activation=activation, holds=standing is not None, warm=copies)
     if replicas > 0:
         return stands_in
     left = _left(SETTLE, entered, observed.now)
-    if left <= 0 and ready and spec.scaling.warm and not any(pod.ready for pod in observed.warm_of(stable)):
+    if left <= 0 and ready and copies and not any(pod.ready for pod in observed.warm_of(stable)):
         left = _left(WARM_UP, entered, observed.now)
     if left > 0:
         return replace(stands_in, replicas=1, again=left)
