@@ -84,8 +84,12 @@ def test_workers_share_a_port_and_count_together(tmp_path: Path) -> None:
         assert server.metrics()['longshore_workers_ready{model="mlp",version="1"}'] == 3
         for _ in range(30):
             assert server.infer(ASK)[0] == 200
+        counted = 'nv_inference_request_success{model="mlp",version="1"}'
+        deadline = time.monotonic() + 10  # a worker counts once its answer is on its way
+        while server.metrics()[counted] != 30:
+            assert time.monotonic() < deadline
         for _ in range(5):  # whichever worker answers
-            assert server.metrics()['nv_inference_request_success{model="mlp",version="1"}'] == 30
+            assert server.metrics()[counted] == 30
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(15) == 0
 

@@ -1,11 +1,19 @@
 """What a user sees when the server cannot start: an exit code and one line that helps."""
 
+import asyncio
+import gc
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import grpc
 import numpy as np
 import onnx
 import pytest
+from longshore_server import cli
+from longshore_server.lifecycle import _until_connected
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.server import models
@@ -195,3 +203,59 @@ def test_a_path_to_a_file_and_the_default_name(tmp_path: Path) -> None:
     with Server(models.mlp(tmp_path / "digits") / "model.onnx") as server:
         assert server.get("/v2/models/digits")[0] == 200
     assert os.listdir(tmp_path / "digits") == ["model.onnx"]
+
+
+_WATCHED = """
+import gc, os, signal, sys, threading, time
+from longshore_server.cli import main
+
+def watch():
+    while gc.isenabled():
+        time.sleep(0.005)
+    while not gc.isenabled():
+        time.sleep(0.005)
+    print("frozen", gc.get_freeze_count(), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=watch, daemon=True).start()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_collector_rests_while_starting_and_works_afterwards(tmp_path: Path) -> None:
+    model = models.mlp(tmp_path / "m")
+    flags = ["--http-port", "0", "--grpc-port", "0", "--host", "127.0.0.1", "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", _WATCHED, "--model", str(model), "--drain-delay", "0", *flags],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    word, count = done.stdout.split()
+    assert word == "frozen"
+    assert int(count) > 1000
+
+
+def test_the_collector_works_again_after_a_start_that_failed(tmp_path: Path) -> None:
+    assert (
+        cli.main(["--model", str(tmp_path / "nowhere"), "--termination-log", str(tmp_path / "log")])
+        == NO_MODEL
+    )
+    assert gc.isenabled()
+
+
+def test_grpc_is_answered_as_soon_as_the_model_is(tmp_path: Path) -> None:
+    with Server(models.mlp(tmp_path / "m")) as server, grpc.insecure_channel(server.grpc_address) as channel:
+        ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+        assert ready(b"", timeout=30) == b"\x08\x01"
+
+
+async def test_who_connects_ends_the_wait_for_a_first_grpc_client() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        waiting = asyncio.ensure_future(_until_connected(bound, asyncio.get_running_loop(), 3600))
+        _, writer = await asyncio.open_connection(*bound.getsockname())
+        async with asyncio.timeout(10):
+            await waiting
+        writer.close()
+        await _until_connected(bound, asyncio.get_running_loop(), 0)

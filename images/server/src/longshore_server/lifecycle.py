@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -39,6 +40,8 @@ _log = logging.getLogger(__name__)
 _SWEEP_SECONDS = 1.0
 _RELOAD_SECONDS = 5.0
 _QUIET_POLL = 0.02
+# Seconds after readiness until gRPC's modules are imported for nobody in particular, and the collector runs.
+_SETTLE_SECONDS = 1.0
 # How long the end may wait for a collector to take the last spans.
 _LAST_SPANS = 2.0
 # malloc.h; blocks up to 32 MiB, the largest that glibc takes on 64-bit systems, come from the heap.
@@ -105,7 +108,7 @@ class Worker:
         http = HttpServer(self._app, self._settings.limits, self._metrics, loop)
         http.observer = self._observers
         listeners = [await self._listen(http, self._bind(self._settings.http_port), ["http/1.1"])]
-        # Bound at once, so that a client may connect; who speaks to it is imported when all else is ready.
+        # Bound at once, so that a client may connect; who speaks to it is imported when one does.
         grpc_socket = self._bind(self._settings.grpc_port) if self._settings.grpc_port else None
         sweeper = asyncio.create_task(self._sweep(http))
         try:
@@ -115,9 +118,12 @@ class Worker:
             if not loading.done():
                 return ExitCode.OK  # told to stop before there was anything to drain
             served = self._serve(loading.result(), loop)
-            if grpc_socket is not None:
-                listeners.append(await self._serve_grpc(grpc_socket, served, loop))
+            settling = asyncio.create_task(self._settle(grpc_socket, served, loop, listeners))
+            await asyncio.wait((settling, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if settling.done():
+                settling.result()
             await stopped
+            settling.cancel()
             return await self._drain(http, served)
         finally:
             sweeper.cancel()
@@ -162,17 +168,33 @@ class Worker:
         )
         self._app.serve(served)
         self._metrics.ready(True)
+        _log.info("ready", extra={"fields": {"model": served.name, "batched": loaded.batched}})
+        return served
+
+    async def _settle(
+        self,
+        grpc_socket: socket.socket | None,
+        served: ServedModel,
+        loop: asyncio.AbstractEventLoop,
+        listeners: list[asyncio.Server],
+    ) -> None:
+        """Do what the first answer does not wait for; whoever speaks gRPC gets it at once."""
+        if grpc_socket is None:
+            await asyncio.sleep(_SETTLE_SECONDS)
+        else:
+            await _until_connected(grpc_socket, loop, _SETTLE_SECONDS)
+            listeners.append(await self._serve_grpc(grpc_socket, served, loop))
         # What exists by now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
-        _log.info("ready", extra={"fields": {"model": served.name, "batched": loaded.batched}})
-        return served
+        gc.enable()
 
     async def _serve_grpc(
         self, bound: socket.socket, served: ServedModel, loop: asyncio.AbstractEventLoop
     ) -> asyncio.Server:
-        # Protobuf and HPACK's tables take a tenth of the start: REST does not wait for them.
+        # Protobuf and HPACK's tables take a tenth of the start: REST waits neither before nor meanwhile.
+        await loop.run_in_executor(None, _import_grpc)
         from longshore_server.grpcserver import GrpcServer
         from longshore_server.grpcservice import GrpcService
 
@@ -273,6 +295,24 @@ class Worker:
             if self._share_port and os.getppid() != self._parent:
                 _log.error("the parent process is gone: ending")
                 self._told_to_stop()
+
+
+def _import_grpc() -> None:
+    """Import what speaks gRPC, on whichever thread this is called."""
+    importlib.import_module("longshore_server.grpcserver")
+    importlib.import_module("longshore_server.grpcservice")
+
+
+async def _until_connected(bound: socket.socket, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    """Wait until a client has connected to a socket that nobody accepts on yet, for at most `seconds`."""
+    connected = asyncio.Event()
+    loop.add_reader(bound, connected.set)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await connected.wait()
+    finally:
+        loop.remove_reader(bound)
 
 
 def _keep_freed_memory() -> None:

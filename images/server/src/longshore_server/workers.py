@@ -1,5 +1,6 @@
 """One process, or a parent that keeps several alive on one port."""
 
+import gc
 import logging
 import os
 import signal
@@ -90,6 +91,7 @@ class _Supervisor:
             signal.signal(number, self._stop)
         for worker in range(self.size.workers):
             self._start(worker)
+        gc.enable()
         worst = 0
         while self.children:
             worst = max(worst, self._reap())
