@@ -307,6 +307,16 @@ def test_another_format_is_converted_by_a_job_without_a_search() -> None:
     assert len(world.jobs()) == 1
 
 
+def test_the_job_mounts_the_volume_of_the_teacher() -> None:
+    training = {"uri": "https://data.example/t.npz", "teacher": "pvc://teachers/large.onnx"}
+    world = World({"model": {"uri": "pvc://models/m.onnx"}, "optimize": {"training": training}})
+    world.settle()
+    (job,) = world.jobs()
+    volumes = job["spec"]["template"]["spec"]["volumes"]
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v]
+    assert claims == ["models", "teachers"]
+
+
 @pytest.mark.parametrize(
     ("store", "artifact", "served"),
     [

@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from longshore.artifact.job import REPORT_LIMIT, JobReport, ReportRow
+from longshore.artifact.job import REPORT_LIMIT, JobReport, JobRequest, ReportRow
 from longshore.artifact.manifest import Manifest, Verdict
 from longshore_optimizer import report_message
+from longshore_optimizer.fetch.settings import FetchSettings
+from longshore_optimizer.job import fetch_inputs
+from longshore_optimizer.request import artifact_key
 
 from tests.optimizer.conftest import mlp
 
@@ -101,6 +105,25 @@ def test_a_job_stores_an_artifact_once_and_finds_it_again(digits: Path, tmp_path
     assert done.returncode != 0
     assert fourth.reason in ("DigestMismatch", "Truncated", "InvalidModel")
     assert not (tmp_path / "x" / "model.onnx").exists()
+
+
+async def test_the_teacher_is_fetched_and_its_content_decides_the_artifact(tmp_path: Path) -> None:
+    claim_ = claim(tmp_path)
+    for name in ("model", "first", "second"):
+        mlp(claim_ / f"{name}.onnx", seed=len(name))
+    np.savez(claim_ / "t.npz", x=np.zeros((4, 16), np.float32))
+    keys = []
+    for name in ("first", "second", "first"):
+        teacher = f"pvc://models/{name}.onnx"
+        training = {"uri": "pvc://models/t.npz", "teacher": teacher}
+        asked = request_for("pvc://models/model.onnx", techniques=["Distillation"], training=training)
+        request = JobRequest.model_validate(asked)
+        settings = FetchSettings(volume_root=tmp_path / "pvc")
+        inputs = await fetch_inputs(request, tmp_path / f"work-{len(keys)}", settings)
+        assert inputs.data["teacher"].path.read_bytes() == (claim_ / f"{name}.onnx").read_bytes()
+        digests = {part: fetched.sha256 for part, fetched in inputs.data.items()}
+        keys.append(artifact_key("0" * 64, digests, request.optimize, request.target, "1"))
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_without_optimize_the_model_is_stored_as_it_is(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ import torch
 from longshore.api.optimize import Optimize, TechniqueName
 from longshore.artifact.manifest import Verdict
 from longshore_optimizer import pipeline
+from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.measure.cpu import usable_cores
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request, settings_of
 from longshore_optimizer.techniques import training
 from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, TargetFacts, lacks_training
+from longshore_optimizer.techniques.foreign_teacher import ForeignTeacher
 from longshore_optimizer.techniques.iterative_pruning import shares
 from longshore_optimizer.techniques.prepare import prepare
 from longshore_optimizer.techniques.registry import TECHNIQUES, propose
@@ -164,6 +166,68 @@ def test_a_teacher_with_another_output_shape_is_refused(tmp_path: Path) -> None:
         training.train(student, teacher, samples, training.Lesson())
 
 
+def test_another_model_teaches_what_the_original_does_not_know(folder: Path, tmp_path: Path) -> None:
+    teacher, evaluation = onnx.load(folder / "model.onnx"), folder / "evaluation.npz"
+    original = onnx.load(folder / "prepared" / "model.onnx")
+    rng = np.random.default_rng(0)
+    for tensor in original.graph.initializer:
+        if tensor.name == "wf":
+            values = numpy_helper.to_array(tensor)
+            spoiled = values + rng.standard_normal(values.shape).astype(np.float32) * 2 * values.std()
+            tensor.CopyFrom(numpy_helper.from_array(spoiled, tensor.name))
+    onnx.save(original, tmp_path / "original.onnx")
+    # The teacher calls its input by another name and answers with probabilities.
+    teacher.graph.input[0].name = "pixels"
+    teacher.graph.node.insert(0, helper.make_node("Identity", ["pixels"], ["x"]))
+    last = teacher.graph.output[0].name
+    teacher.graph.node.append(helper.make_node("Softmax", [last], ["probabilities"]))
+    teacher.graph.output[0].name = "probabilities"
+    onnx.save(teacher, tmp_path / "teacher.onnx")
+    with np.load(folder / "training.npz") as loaded:
+        np.savez(tmp_path / "unlabelled.npz", x=loaded["x"])
+    job = work(
+        tmp_path / "original.onnx",
+        tmp_path / "student",
+        folder / "calibration.npz",
+        share=0.5,
+        relation="feature",
+        epochs=8,
+    )
+    job = replace(job, training=tmp_path / "unlabelled.npz", teacher=tmp_path / "teacher.onnx")
+    TECHNIQUES[DISTILLATION].apply(job)
+    before = accuracy(tmp_path / "original.onnx", evaluation)
+    assert accuracy(job.out, evaluation) > before + 0.1
+    assert accuracy(job.out, evaluation) > accuracy(folder / "model.onnx", evaluation) - 0.05
+
+
+def test_a_teacher_with_other_inputs_is_refused(folder: Path, tmp_path: Path) -> None:
+    teacher = ForeignTeacher(mlp(tmp_path / "mlp.onnx"), tmp_path, 1)
+    with pytest.raises(NotApplicableError, match="the teacher takes an input 'x', the model takes a, b"):
+        teacher({"a": torch.zeros(2, 16), "b": torch.zeros(2, 16)}, [teacher.target])
+    with pytest.raises(NotApplicableError, match="fails on the training data"):
+        teacher({"x": torch.zeros(2, 17)}, [teacher.target])
+
+
+def test_a_teacher_that_cannot_be_used_ends_the_run_before_it_costs_time(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "teacher.onnx").write_text("not a model")
+    request = Request(
+        model=folder / "model.onnx",
+        input_sha256="0" * 64,
+        uri=None,
+        work=tmp_path / "work",
+        out=tmp_path / "out",
+        cores=usable_cores(1),
+        training=folder / "training.npz",
+        teacher=tmp_path / "teacher.onnx",
+    )
+    with pytest.raises(Problem, match=r"the teacher cannot be used: teacher\.onnx is no model") as caught:
+        pipeline.optimize(request, Reporter())
+    assert caught.value.reason is Reason.UNKNOWN_FORMAT
+    assert not request.out.exists()
+
+
 def test_operators_that_cannot_be_trained_are_named(tmp_path: Path) -> None:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -201,9 +265,9 @@ def test_the_most_passes_over_the_data_are_those_of_the_spec(
     passes: list[int] = []
     exact = training.train
 
-    def counted(*arguments: Any) -> onnx.ModelProto:
+    def counted(*arguments: Any, **options: Any) -> onnx.ModelProto:
         passes.append(arguments[3].epochs)
-        return exact(*arguments[:3], replace(arguments[3], epochs=0))
+        return exact(*arguments[:3], replace(arguments[3], epochs=0), **options)
 
     monkeypatch.setattr(training, "train", counted)
     model = folder / "prepared" / "model.onnx"

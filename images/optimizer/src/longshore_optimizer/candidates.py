@@ -345,6 +345,7 @@ class Bench:
                 threads=self._request.cores.threads,
                 training=str(self._request.training) if self._request.training else None,
                 epochs=self._request.epochs,
+                teacher=str(self._request.teacher) if self._request.teacher else None,
                 # What trains may take a quarter of what is left: the others want their turn too.
                 seconds=min(0.8 * limit, max(self._left() / 4, 10.0)),
             )

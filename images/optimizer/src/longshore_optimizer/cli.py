@@ -31,6 +31,9 @@ def optimize(
         str | None, typer.Option(help="Held-out data that decides; without it only lossless steps are kept.")
     ] = None,
     training: Annotated[str | None, typer.Option(help="Data for techniques that train.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Model that teaches in distillation; default: the original.")
+    ] = None,
     metric: Annotated[
         str,
         typer.Option(
@@ -99,6 +102,7 @@ def optimize(
                 calibration=calibration,
                 evaluation=evaluation,
                 training=training,
+                teacher=teacher,
                 metric=metric,
                 metric_function=metric_function,
                 max_drop=max_drop,

@@ -41,6 +41,7 @@ class Options:
     calibration: str | None
     evaluation: str | None
     training: str | None
+    teacher: str | None
     metric: str
     metric_function: str | None
     max_drop: float
@@ -92,7 +93,13 @@ def run(options: Options) -> Manifest:
 
 def _ledger_key(request: Request) -> str:
     """Hash of what a candidate's result depends on; another one makes an interrupted run start anew."""
-    data = (request.calibration, request.evaluation, request.training, request.metric_function)
+    data = (
+        request.calibration,
+        request.evaluation,
+        request.training,
+        request.teacher,
+        request.metric_function,
+    )
     content = [
         request.input_sha256,
         *(_digest(path) if path is not None else "" for path in data),
@@ -156,6 +163,7 @@ def to_request(options: Options, work: Path, settings: FetchSettings) -> Request
         calibration=_data(options.calibration, work / "calibration", settings, "the calibration data"),
         evaluation=_data(options.evaluation, work / "evaluation", settings, "the evaluation data"),
         training=_data(options.training, work / "training", settings, "the training data"),
+        teacher=_data(options.teacher, work / "teacher", settings, "the teacher"),
         metric_function=_data(options.metric_function, work / "metric", settings, "the metric function"),
     )
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PARTS = ("calibration", "evaluation", "training")
 _METRIC = "metric"
+_TEACHER = "teacher"
 
 
 def read_request() -> JobRequest:
@@ -76,6 +77,8 @@ def _sources(optimize: Optimize | None) -> dict[str, Data]:
     found: dict[str, Data | None] = {part: getattr(optimize, part) for part in _PARTS}
     if optimize.evaluation is not None:
         found[_METRIC] = optimize.evaluation.function
+    if optimize.training is not None and optimize.training.teacher is not None:
+        found[_TEACHER] = Data(uri=optimize.training.teacher)
     return {part: source for part, source in found.items() if source is not None}
 
 
@@ -156,6 +159,7 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport:
             calibration=_path(inputs, "calibration"),
             evaluation=_path(inputs, "evaluation"),
             training=_path(inputs, "training"),
+            teacher=_path(inputs, _TEACHER),
             metric_function=_path(inputs, _METRIC),
             key=key,
             ledger=Ledger(StorePlace(store, key), key),
@@ -180,7 +184,17 @@ def _store_credentials(settings: FetchSettings) -> Path | None:
 def _prepare_work(work: Path) -> None:
     try:
         work.mkdir(parents=True, exist_ok=True)
-        for part in ("input", *_PARTS, _METRIC, "artifact", "original", "chosen", "scratch"):
+        for part in (
+            "input",
+            *_PARTS,
+            _METRIC,
+            _TEACHER,
+            "artifact",
+            "original",
+            "teaching",
+            "chosen",
+            "scratch",
+        ):
             shutil.rmtree(work / part, ignore_errors=True)
     except OSError as error:
         raise Problem(

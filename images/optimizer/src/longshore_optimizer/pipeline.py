@@ -64,6 +64,8 @@ def optimize(request: Request, reporter: Reporter) -> Manifest:
 
     try:
         prepared = to_onnx(request, reporter)
+        if request.teacher is not None and request.optimize:
+            request = replace(request, teacher=_teacher(request, reporter))
         calibration, evaluation = read_data(request, prepared.runnable)
         subject = Subject(prepared.path, prepared.runnable, calibration, evaluation)
         if not request.optimize:
@@ -108,15 +110,29 @@ def worker_problem(error: WorkerError) -> Problem:
     )
 
 
-def to_onnx(request: Request, reporter: Reporter) -> Prepared:
-    """Find the model, convert it where it is not ONNX, check it and load it once.
+def _teacher(request: Request, reporter: Reporter) -> Path:
+    """Make the teacher an ONNX model that runs; code in it is never loaded, as the opt-in is the model's.
+
+    Raises:
+        Problem: as `to_onnx`.
+    """
+    assert request.teacher is not None
+    own = replace(request, model=request.teacher, format=None, allow_pickle=False, factory=None)
+    try:
+        return to_onnx(own, reporter, "teaching").path
+    except Problem as problem:
+        raise Problem(problem.reason, f"the teacher cannot be used: {problem.message}") from problem
+
+
+def to_onnx(request: Request, reporter: Reporter, folder: str = ORIGINAL) -> Prepared:
+    """Find the model, convert it where it is not ONNX, check it and load it once; `folder` takes it.
 
     Raises:
         Problem: any reason of identifying, converting and verifying.
     """
     reporter.stage("Verify", "checking the model")
     source = modeldir.identify(modeldir.locate(request.model), request.format)
-    directory = request.work / ORIGINAL
+    directory = request.work / folder
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     target = directory / MODEL_NAME

@@ -25,7 +25,8 @@ RESULTS_VERSION = "1"
 class Request:
     """Paths are of fetched, digest-checked files; times in seconds, sizes in bytes.
 
-    `epochs` is the most passes over the training data for one candidate. `metric` and `max_drop` count only
+    `teacher` is a model in any format, for distillation; `epochs` the most passes over the training data for
+    one candidate. `metric` and `max_drop` count only
     where there is evaluation data (or agreement is asked for by name).
     """
 
@@ -41,6 +42,7 @@ class Request:
     calibration: Path | None = None
     evaluation: Path | None = None
     training: Path | None = None
+    teacher: Path | None = None
     epochs: int = 1000
     metric: Metric = Metric.ACCURACY
     metric_function: Path | None = None
@@ -107,7 +109,7 @@ def artifact_key(
                 settings[part] = {
                     k: v
                     for k, v in settings[part].items()
-                    if k not in ("uri", "credentials", "sha256", "function")
+                    if k not in ("uri", "credentials", "sha256", "function") and not (k == "teacher" and v)
                 }
     content: dict[str, object] = {
         "input": input_sha256,

@@ -28,15 +28,6 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         "the server chooses the wait from measured run times, under serving.latencyObjective",
     ),
     (
-        "optimize.training.teacher",
-        lambda s: (
-            s.optimize is not None
-            and s.optimize.training is not None
-            and s.optimize.training.teacher is not None
-        ),
-        "the original model teaches",
-    ),
-    (
         "optimize.parallelism",
         lambda s: s.optimize is not None and s.optimize.parallelism > 1,
         "the search runs in one pod",

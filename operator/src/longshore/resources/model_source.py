@@ -143,8 +143,11 @@ def _secrets(model: Model, optimize: Optimize | None, settings: Settings) -> dic
 
 def _claims(model: Model, optimize: Optimize | None) -> tuple[str, ...]:
     data: tuple[Data | None, ...] = ()
+    uris = [model.uri]
     if optimize is not None:
         function = optimize.evaluation.function if optimize.evaluation else None
         data = (optimize.calibration, optimize.evaluation, optimize.training, function)
-    parts = [urlsplit(uri) for uri in (model.uri, *(d.uri for d in data if d))]
+        if optimize.training is not None and optimize.training.teacher is not None:
+            uris.append(optimize.training.teacher)
+    parts = [urlsplit(uri) for uri in (*uris, *(d.uri for d in data if d))]
     return tuple(dict.fromkeys(part.netloc for part in parts if part.scheme == "pvc"))

@@ -72,7 +72,8 @@ class Proposal:
 class Work:
     """What `apply` gets: the prepared model, where to write, data, a scratch directory and a time limit.
 
-    `epochs` is the most passes over the training data.
+    `epochs` is the most passes over the training data; `teacher` an ONNX model that teaches in place of the
+    original.
     """
 
     model: Path
@@ -85,6 +86,7 @@ class Work:
     training: Path | None = None
     seconds: float = 600.0
     epochs: int = 1000
+    teacher: Path | None = None
 
     def passes(self, wanted: int) -> int:
         """Passes over the training data that a technique (or its parameters) wants, up to the limit."""

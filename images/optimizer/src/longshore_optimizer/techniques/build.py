@@ -36,6 +36,7 @@ def build(request: Request) -> None:
         training=Path(request["training"]) if request.get("training") else None,
         seconds=float(request.get("seconds", 600.0)),
         epochs=int(request.get("epochs", 1000)),
+        teacher=Path(request["teacher"]) if request.get("teacher") else None,
     )
     if request["technique"] == "Prepare":
         prepare(work)

@@ -45,6 +45,7 @@ class Distillation:
     def apply(self, work: Work) -> None:
         """Prune, train, quantize where asked to; NotApplicableError where the graph cannot be trained."""
         from longshore_optimizer.techniques import training
+        from longshore_optimizer.techniques.foreign_teacher import ForeignTeacher
 
         if work.training is None:
             raise ValueError("distillation needs training data")
@@ -61,7 +62,10 @@ class Distillation:
             seed=work.seed,
             threads=work.threads,
         )
-        student = training.train(student, teacher, samples, lesson)
+        foreign = None
+        if work.teacher is not None:
+            foreign = ForeignTeacher(work.teacher, work.out.parent, work.threads)
+        student = training.train(student, teacher, samples, lesson, foreign=foreign)
         if work.parameters.get("int8"):
             student = quantized(student, data, work)
         del student.graph.value_info[:]

@@ -16,6 +16,7 @@ from torch.nn import functional
 from longshore_optimizer.data import read
 from longshore_optimizer.measure.session import open_session, tensor_specs
 from longshore_optimizer.techniques.base import NotApplicableError
+from longshore_optimizer.techniques.foreign_teacher import ForeignTeacher
 from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
 
 BATCH = 64
@@ -91,10 +92,12 @@ def train(
     samples: Samples,
     lesson: Lesson,
     rounding: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    foreign: ForeignTeacher | None = None,
 ) -> onnx.ModelProto:
     """Give the student with trained weights; those that did best on held-out training samples.
 
-    `rounding` says by name what to make of the student's tensors while it learns.
+    `rounding` says by name what to make of the student's tensors while it learns; `foreign` teaches in place
+    of the teacher.
 
     Raises:
         NotApplicableError: an operator that cannot be trained, or a teacher with another output shape.
@@ -102,13 +105,17 @@ def train(
     torch.manual_seed(lesson.seed)
     torch.set_num_threads(lesson.threads)
     target = answers(student.graph)
-    pupil, guide = TorchGraph(student, target, rounding), TorchGraph(teacher, answers(teacher.graph))
+    pupil = TorchGraph(student, target, rounding)
+    guide = foreign or TorchGraph(teacher, answers(teacher.graph))
+    taught_by = foreign.target if foreign else answers(teacher.graph)
     order = np.random.default_rng(lesson.seed).permutation(samples.count)
     judged = samples.rows(order[: max(1, samples.count // _HELD_OUT)])
     taught = samples.rows(order[len(order) // _HELD_OUT :])
-    hidden = _shared(student, teacher, pupil, guide, judged) if lesson.relation == "feature" else []
-    expected = _answers(guide, taught, [answers(teacher.graph), *hidden])
-    goals = _answers(guide, judged, [answers(teacher.graph), *hidden])
+    hidden: list[str] = []
+    if lesson.relation == "feature" and isinstance(guide, TorchGraph):
+        hidden = _shared(student, teacher, pupil, guide, judged)
+    expected = _answers(guide, taught, [taught_by, *hidden])
+    goals = _answers(guide, judged, [taught_by, *hidden])
     given = _answers(pupil, judged, [target])[0]
     if given.shape != goals[0].shape:
         raise NotApplicableError(
@@ -204,7 +211,7 @@ def _distances(values: Tensor) -> Tensor:
     return distances / distances.mean().clamp_min(1e-8)
 
 
-def _answers(graph: TorchGraph, samples: Samples, wanted: Sequence[str]) -> list[Tensor]:
+def _answers(graph: TorchGraph | ForeignTeacher, samples: Samples, wanted: Sequence[str]) -> list[Tensor]:
     parts: list[list[Tensor]] = []
     with torch.no_grad():
         for start in range(0, samples.count, 256):
