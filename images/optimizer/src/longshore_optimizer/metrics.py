@@ -2,7 +2,7 @@
 models."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -131,7 +131,8 @@ def agreement(reference: Outputs, outputs: Outputs) -> NDArray[np.float64]:
     """Cosine of each sample's outputs with the reference's, the least over all outputs; shape (n,), in
     [-1, 1].
 
-    Integer and string outputs agree (1) or not (0).
+    Integer and string outputs agree (1) or not (0). One number a sample has a sign and no direction: it is
+    scored by its squared error over the reference's variance, so that the mean is R2 against the reference.
     """
     result: NDArray[np.float64] | None = None
     for name, wanted in reference.items():
@@ -142,11 +143,30 @@ def agreement(reference: Outputs, outputs: Outputs) -> NDArray[np.float64]:
             raise Problem(
                 Reason.PARITY_FAILED, f"the output {name!r} has {len(given)} rows, not {len(wanted)}"
             )
-        scores = np.array([_cosine(a, b) for a, b in zip(wanted, given, strict=True)], dtype=np.float64)
+        if _one_number_each(wanted) and _one_number_each(given):
+            scores = _explained(wanted, given)
+        else:
+            scores = np.array([_cosine(a, b) for a, b in zip(wanted, given, strict=True)], dtype=np.float64)
         result = scores if result is None else np.minimum(result, scores)
     if result is None:
         raise Problem(Reason.PARITY_FAILED, "the model has no outputs that could be compared")
     return result
+
+
+def _one_number_each(values: Iterable[Any]) -> bool:
+    return all(np.asarray(v).size == 1 and np.asarray(v).dtype.kind == "f" for v in values)
+
+
+def _explained(wanted: Iterable[Any], given: Iterable[Any]) -> NDArray[np.float64]:
+    x, y = (np.array([float(np.asarray(v).item()) for v in side]) for side in (wanted, given))
+    if len(x) == 0:
+        return np.ones(0)
+    # A reference that is the same for all samples has no variance: its own size is the measure then.
+    scale = float(x.var()) or float(np.square(x).mean())
+    errors: NDArray[np.float64] = np.square(x - y)
+    if scale == 0.0:
+        return np.where(errors == 0.0, 1.0, 0.0)
+    return np.clip(1.0 - errors / scale, -1.0, 1.0)
 
 
 def _cosine(first: Array, second: Array) -> float:
@@ -304,8 +324,10 @@ def _regression_score(metric: Metric, predicted: Array, labels: Array) -> float:
     wanted = labels.astype(np.float64).reshape(len(labels), -1)
     if metric is Metric.RMSE:
         return float(np.sqrt(np.mean((predicted - wanted) ** 2)))
-    total = float(np.sum((wanted - wanted.mean(axis=0)) ** 2))
-    return 1.0 - float(np.sum((predicted - wanted) ** 2)) / total if total > 0 else math.nan
+    totals = np.sum((wanted - wanted.mean(axis=0)) ** 2, axis=0)
+    errors = np.sum((predicted.reshape(wanted.shape) - wanted) ** 2, axis=0)
+    varies = totals > 0
+    return float(np.mean(1.0 - errors[varies] / totals[varies])) if varies.any() else math.nan
 
 
 def edit_distance(first: Sequence[Any], second: Sequence[Any]) -> int:
@@ -387,9 +409,11 @@ def average_precision(scores: Array, labels: Array) -> float:
         if not positive.any():
             continue
         order = np.argsort(-scores[:, column], kind="stable")
-        hits = np.cumsum(positive[order])
-        precision = hits / np.arange(1, len(hits) + 1)
-        values.append(float(precision[positive[order]].mean()))
+        ranked = scores[order, column]
+        # Equal scores, which quantized models give many of, are one threshold: their order means nothing.
+        last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        hits = np.cumsum(positive[order])[last]
+        values.append(float(np.sum(np.diff(hits, prepend=0) * hits / (last + 1)) / hits[-1]))
     return float(np.mean(values)) if values else math.nan
 
 
