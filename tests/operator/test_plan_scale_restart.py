@@ -1,6 +1,7 @@
 """The operator was away: scaling goes on from what it had learned, without a jump."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -88,6 +89,23 @@ def test_a_forecast_outlives_a_restart() -> None:
     again = loaded.world.senses.scaled[loaded.world.namespace, loaded.world.name].state.seasonal
     assert again is not None
     assert again.bins == known.bins
+
+
+def test_a_forecast_is_told_with_its_error_now_and_then_and_once() -> None:
+    loaded = busy({**SCALING, "forecast": {"period": "1h"}})
+    assert "forecast: no season has been seen yet" in loaded.world.condition("Scaled")["message"]
+    season = loaded.world.root["status"]["scaling"]["learned"]["seasonal"]
+    season |= {"bins": [90.0] * len(season["bins"]), "judged": 30, "error": 0.125}
+    away(loaded, 30)
+    loaded.tick(int(KEPT_FOR / 2) + 1)
+    told = loaded.world.condition("Scaled")["message"]
+    assert re.search(r"; forecast: [0-9]+ rps in [0-9]+ s, off by 1[0-9]% on average$", told)
+    away(loaded, 30)
+    loaded.tick(3)
+    assert loaded.world.condition("Scaled")["message"].count("forecast: ") == 1
+    loaded.world.edit(scaling=SCALING)
+    loaded.tick(3)
+    assert "forecast" not in loaded.world.condition("Scaled")["message"]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ REVISIONS_KEPT = 24
 """Entries of `status.revisions`; the CRD bounds the list."""
 
 
+_FORECAST = "; forecast: "
+
+
 def make_plan(observed: Observed) -> Plan:
     """Decide what shall stand for one ModelDeployment. Total and deterministic."""
     if observed.deleting:
@@ -124,7 +127,10 @@ def _scaling(observed: Observed, load: scale_stage.ScaleStage) -> Done[str] | Wa
         c for c in observed.status.get("conditions", ()) if c["type"] == "Scaled" and c["status"] == "True"
     ]
     standing = told[0]["message"] if told else "the number of pods follows the load"
-    return Done(load.reason or standing)
+    # As status remembers it: told anew with what was learned, not with each look.
+    forecast = (scale_stage.memory(observed, load) or {}).get("forecast", "") if load.scaled.forecast else ""
+    sentence = load.reason or standing.partition(_FORECAST)[0]
+    return Done(f"{sentence}; {forecast}" if forecast else sentence)
 
 
 def _answered_retry(observed: Observed, artifact: Artifact | None) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ def decide(observed: Observed, spec: Spec, stable: str | None) -> ScaleStage:
     reason = decision.reason if replicas != current else before.reason
     limited = _steady(before.limited, grant.reason if grant is not None else "", now)
     problem = _steady(before.problem, "; ".join(decision.problems) if decision.held else "", now)
-    scaled = Scaled(state, replicas, now, reason, limited, problem, claim, warm)
+    scaled = Scaled(state, replicas, now, reason, limited, problem, claim, warm, decision.forecast)
     return ScaleStage(replicas, scaled, reason, problem.text, limited.text, warm)
 
 
@@ -146,7 +146,8 @@ def memory(observed: Observed, load: ScaleStage) -> Mapping[str, Any] | None:
     """Give what status shall remember of the load; None where nothing scales."""
     if load.scaled is None:
         return None
-    return remember(observed.status.get("scaling"), load.scaled.state, observed.now)
+    scaled = load.scaled
+    return remember(observed.status.get("scaling"), scaled.state, observed.now, scaled.forecast)
 
 
 def _observation(

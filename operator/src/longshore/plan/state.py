@@ -132,6 +132,8 @@ class Scaled:
     """What it asks of its budget; None without one."""
     warm: int | None = None
     """Warm copies that the budget pays for at most; None: all that the spec asks for."""
+    forecast: str = ""
+    """What is forecast and how far off forecasts are; empty without one."""
 
 
 @dataclass(frozen=True, order=True)

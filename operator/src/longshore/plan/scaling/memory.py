@@ -16,13 +16,16 @@ _TIME_LIKE = 1e6
 """Numbers from here on are moments, kept to the second; others are kept to four digits."""
 
 
-def remember(previous: Mapping[str, Any] | None, state: State, now: float) -> Mapping[str, Any] | None:
+def remember(
+    previous: Mapping[str, Any] | None, state: State, now: float, forecast: str = ""
+) -> Mapping[str, Any] | None:
     """Give what status shall hold, a few KiB; the previous value while it is recent or still true.
 
     Args:
         previous: what status holds.
         state: what is known by now.
         now: seconds since the epoch.
+        forecast: what is forecast and how far off forecasts are, for people; empty without one.
     """
     if previous is not None and 0 <= now - _moment(previous) < KEPT_FOR:
         return previous
@@ -33,7 +36,7 @@ def remember(previous: Mapping[str, Any] | None, state: State, now: float) -> Ma
     kept = {name: value for name, value in known.items() if name not in _CLOCKS}
     if previous is not None and previous.get("learned") == kept:
         return previous
-    return {"at": math.floor(now), "learned": kept}
+    return {"at": math.floor(now), "learned": kept, **({"forecast": forecast} if forecast else {})}
 
 
 def recall(kept: Mapping[str, Any] | None) -> State:
