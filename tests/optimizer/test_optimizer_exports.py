@@ -1,9 +1,12 @@
 """Exports for other runtimes: each is run and compared, and what cannot be written is said."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from longshore.api.optimize import Export, TechniqueName
@@ -81,6 +84,33 @@ def test_openvino_runs_its_files_and_answers_as_the_served_model(artifact: Path)
     found = compiled({"x": IMAGES[:1]})[0]
     np.testing.assert_allclose(found, served.run(None, {"x": IMAGES[:1]})[0], atol=1e-4)
     assert "openvino" in rows(artifact)["OpenVINO"]
+
+
+def test_tflite_takes_images_with_channels_last_and_answers_as_the_served_model(tmp_path: Path) -> None:
+    pytest.importorskip("onnx2tf")
+    model = onnx.load(cnn(tmp_path / "model.onnx", size=8))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "model.onnx")
+    images = np.ascontiguousarray(IMAGES[:, :, :8, :8])
+    np.savez(tmp_path / "data.npz", x=images)
+    row = made(Export.TFLITE_FLOAT16, tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "out")
+    assert row.verdict is Verdict.KEPT, row.reason
+    assert "run with ai-edge-litert" in row.reason
+    written = tmp_path / "out" / "TFLiteFloat16" / "model.tflite"
+    assert [p.name for p in written.parent.iterdir()] == ["model.tflite"]
+    assert written.stat().st_size < 0.65 * (tmp_path / "model.onnx").stat().st_size
+    np.save(tmp_path / "image.npy", images[:1].transpose(0, 2, 3, 1))
+    # A process of its own: the interpreter warns of what it registers twice beside other libraries.
+    code = (
+        "import sys, numpy as np; from ai_edge_litert.interpreter import Interpreter\n"
+        "i = Interpreter(sys.argv[1]); i.allocate_tensors()\n"
+        "i.set_tensor(i.get_input_details()[0]['index'], np.load(sys.argv[2])); i.invoke()\n"
+        "np.save(sys.argv[2], i.get_tensor(i.get_output_details()[0]['index']))"
+    )
+    subprocess.run([sys.executable, "-c", code, written, tmp_path / "image.npy"], check=True, timeout=120)
+    served = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (expected,) = served.run(None, {"x": images[:1]})
+    np.testing.assert_allclose(np.load(tmp_path / "image.npy"), expected, rtol=0.02, atol=0.02)
 
 
 def test_an_export_that_is_not_written_is_a_row_of_the_table(artifact: Path) -> None:
