@@ -22,8 +22,9 @@ from longshore_optimizer.pipeline import optimize
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
+from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -48,8 +49,12 @@ def dumped(tmp_path: Path, model: Any) -> Path:
         make_pipeline(StandardScaler(), LogisticRegression()),
         RandomForestClassifier(20, random_state=0),
         GradientBoostingRegressor(n_estimators=20, random_state=0),
+        make_pipeline(
+            StandardScaler(),
+            VotingClassifier([("a", LogisticRegression()), ("b", GaussianNB())], voting="soft"),
+        ),
     ],
-    ids=["pipeline", "forest", "regressor"],
+    ids=["pipeline", "forest", "regressor", "vote"],
 )
 def test_a_skops_file_needs_no_opt_in(tmp_path: Path, model: Any) -> None:
     model.fit(X, Y)

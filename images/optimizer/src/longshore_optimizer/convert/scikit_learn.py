@@ -121,6 +121,10 @@ def _to_onnx(estimator: Any, arrays: dict[str, Array]) -> Any:
 
     kinds = {"f": FloatTensorType, "i": Int64TensorType, "U": StringTensorType}
     types = [(name, kinds[a.dtype.kind]([None, *a.shape[1:]])) for name, a in arrays.items()]
+    for part in (estimator, *estimator.get_params().values()):
+        # The shape of what a VotingClassifier transforms to; a default that skl2onnx refuses to convert.
+        if getattr(part, "flatten_transform", None) is True:
+            part.flatten_transform = False
     options = {id(estimator): {"zipmap": False}} if hasattr(estimator, "predict_proba") else None
     try:
         return convert_sklearn(estimator, initial_types=types, target_opset=_OPSET, options=options)
