@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from longshore_optimizer.convert.protocol import Converted
@@ -53,15 +54,17 @@ def convert(
         "factory": factory,
     }
     try:
-        finished = subprocess.run(
-            [sys.executable, "-m", "longshore_optimizer.convert.worker"],
-            input=json.dumps(request).encode() + b"\n",
-            capture_output=True,
-            env=clean_environment(),
-            timeout=timeout,
-            check=False,
-            start_new_session=True,
-        )
+        # What frameworks leave in the directory for temporary files goes with the converter.
+        with tempfile.TemporaryDirectory(prefix="longshore-convert-") as scratch:
+            finished = subprocess.run(
+                [sys.executable, "-m", "longshore_optimizer.convert.worker"],
+                input=json.dumps(request).encode() + b"\n",
+                capture_output=True,
+                env=clean_environment() | {"TMPDIR": scratch},
+                timeout=timeout,
+                check=False,
+                start_new_session=True,
+            )
     except subprocess.TimeoutExpired as error:
         raise Problem(
             Reason.DEADLINE_EXCEEDED,
