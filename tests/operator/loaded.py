@@ -6,7 +6,7 @@ from typing import Any
 from longshore.plan.telemetry import PodReading, Telemetry
 from longshore.settings import Settings
 
-from tests.operator.world import SPEC, World, is_warm
+from tests.operator.world import SPEC, World, is_aside
 
 TICK = 2.0
 
@@ -34,7 +34,7 @@ class Loaded:
             for name in self.world.names("Pod")
             if name.startswith(prefix)
             and self.world._is_ready(self.world.objects["Pod", name])
-            and not is_warm(self.world.objects["Pod", name])
+            and not is_aside(self.world.objects["Pod", name])
         ]
 
     def replicas(self) -> int:
@@ -45,7 +45,7 @@ class Loaded:
             for (kind, _), obj in self.world.objects.items()
             if kind == "Deployment"
             and obj["metadata"]["labels"]["longshore.dev/name"] == name
-            and not is_warm(obj)
+            and not is_aside(obj)
         )
 
     def tick(self, times: int = 1) -> None:

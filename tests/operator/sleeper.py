@@ -8,7 +8,7 @@ from longshore.plan.state import ActivatorView
 from longshore.settings import Settings
 
 from tests.operator.loaded import Loaded
-from tests.operator.world import is_warm
+from tests.operator.world import is_aside
 
 SLEEPY = {"min": 0, "max": 3, "idleAfter": "20s", "stableWindow": "10s"}
 
@@ -50,5 +50,5 @@ class Sleeper(Loaded):
         return {
             name: obj["spec"]["replicas"]
             for (kind, name), obj in self.world.objects.items()
-            if kind == "Deployment" and is_warm(obj)
+            if kind == "Deployment" and is_aside(obj)
         }

@@ -5,7 +5,9 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from longshore.api.serving import RuntimeName
 from longshore.cluster import ClusterError
+from longshore.plan.choice import Measured, Speed
 
 from tests.api.cases import TAKEN
 from tests.kube import Kube, model, models_path
@@ -13,6 +15,7 @@ from tests.operator.driver import Driver, Faults, KilledError
 
 pytestmark = pytest.mark.apiserver
 
+ONNX, TRITON = RuntimeName.ONNX_RUNTIME, RuntimeName.TRITON
 SPEC: dict[str, Any] = {"model": {"uri": "https://models.example/digits.onnx"}, "serving": {"replicas": 2}}
 GOOD: dict[str, Any] = {
     "outcome": "Succeeded",
@@ -87,9 +90,31 @@ async def test_a_spec_with_every_field_rests_too(kube: Kube, name: str) -> None:
     async with Driver(kube, f"converge-{name}") as driver:
         kube.create(models_path(driver.namespace), model("digits", spec, driver.namespace))
         await driver.settle()
-        assert len(driver.items("apps/v1", "deployments")) == 1, driver.condition("Stalled")
+        measured = spec["serving"].get("runtime") == "Auto"
+        assert len(driver.items("apps/v1", "deployments")) == 1 + measured, driver.condition("Stalled")
         assert driver.condition("Stalled")["status"] == "False", driver.condition("Stalled")
         assert await driver.settle() == []
+        await driver.restart()
+        assert await driver.settle() == []
+
+
+async def test_runtime_auto_measures_beside_what_serves_and_keeps_the_better(kube: Kube) -> None:
+    async with Driver(kube, "converge-auto") as driver:
+        spec = {**SPEC, "serving": {"runtime": "Auto"}}
+        kube.create(models_path(driver.namespace), model("digits", spec, driver.namespace))
+        await driver.settle(patience=1.0)
+        assert len(driver.items("apps/v1", "deployments")) == 2
+        assert driver.root()["status"]["phase"] == "Measuring"
+        revision = driver.root()["status"]["revisions"][0]["name"]
+        driver.senses.measured[driver.namespace, "digits"] = Measured(
+            revision, {ONNX: Speed(0.004, 0.01, 300.0), TRITON: Speed(0.002, 0.003, 900.0)}
+        )
+        await driver.settle()
+        (serving,) = driver.items("apps/v1", "deployments")
+        assert serving["metadata"]["annotations"]["longshore.dev/runtime"] == "Triton"
+        table = driver.root()["status"]["runtimes"]
+        assert (table["chosen"], [row["p95Ms"] for row in table["candidates"]]) == ("Triton", [10.0, 3.0])
+        assert driver.condition("Ready")["status"] == "True"
         await driver.restart()
         assert await driver.settle() == []
 

@@ -16,7 +16,7 @@ from longshore.runtimes.registry import runtime_of
 from longshore.settings import Settings
 
 from tests.operator.sleeper import SLEEPY, Sleeper
-from tests.operator.world import SPEC, KilledError, World, is_warm
+from tests.operator.world import SPEC, KilledError, World, is_aside
 
 KEY = ("team", "digits")
 WARM = {**SLEEPY, "warm": 2}
@@ -96,14 +96,14 @@ def test_pods_beside_a_copy_are_asked_where_their_runtime_tells() -> None:
 def test_nothing_selects_scrapes_or_counts_a_copy_but_the_policy_covers_it(sleeper: Sleeper) -> None:
     sleeper.sleep()
     world = sleeper.world
-    copies = [obj for (kind, _), obj in world.objects.items() if kind == "Pod" and is_warm(obj)]
+    copies = [obj for (kind, _), obj in world.objects.items() if kind == "Pod" and is_aside(obj)]
     assert len(copies) == 2
     for (kind, _), obj in world.objects.items():
         if kind == "Service":
             assert not any(chosen_by(obj["spec"]["selector"], pod) for pod in copies)
         if kind == "Deployment":
             assert all(
-                chosen_by(obj["spec"]["selector"]["matchLabels"], pod) is is_warm(obj) for pod in copies
+                chosen_by(obj["spec"]["selector"]["matchLabels"], pod) is is_aside(obj) for pod in copies
             )
     policy = world.objects["NetworkPolicy", "digits"]["spec"]["podSelector"]
     (allowed,) = policy["matchExpressions"]
@@ -207,7 +207,7 @@ def test_a_revision_that_never_answered_has_none() -> None:
     world.broken = {"88a47de644"}
     world.senses.activators = lambda key: ActivatorView(("10.0.0.7",), 20000, 20001, Waiting())
     world.settle()
-    assert not [obj for obj in world.objects.values() if is_warm(obj)]
+    assert not [obj for obj in world.objects.values() if is_aside(obj)]
 
 
 def test_deletion_leaves_no_copy(sleeper: Sleeper) -> None:

@@ -87,6 +87,7 @@ OBJECTS: dict[str, Any] = {
     "serving-by-image-volume": lambda: serving(IMAGE),
     "serving-by-init-container": lambda: serving(FETCHED),
     "serving-least": lambda: serving(SPEC),
+    "measuring-pods": lambda: serving({**SPEC, "serving": {"runtime": "Auto"}}),
     "warm-copies": lambda: warm(FETCHED),
     "http-route": lambda: [
         http_route(

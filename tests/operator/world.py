@@ -32,9 +32,9 @@ START = 1_767_225_600.0
 SPEC: Mapping[str, Any] = {"model": {"uri": "https://models.example/digits.onnx"}}
 
 
-def is_warm(obj: Mapping[str, Any]) -> bool:
-    """Tell whether an object is of warm copies."""
-    return bool(obj["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "warm")
+def is_aside(obj: Mapping[str, Any]) -> bool:
+    """Tell whether an object is of warm copies or measures runtimes: no Service selects its pods."""
+    return obj["metadata"].get("labels", {}).get("app.kubernetes.io/component") in ("warm", "measure")
 
 
 class KilledError(BaseException):
@@ -221,14 +221,14 @@ class World:
 
     def _deploy(self, name: str, obj: Object) -> None:
         revision = obj["metadata"]["labels"]["longshore.dev/revision"]
-        ready = (name if is_warm(obj) else revision) not in self.broken
+        ready = (name if is_aside(obj) else revision) not in self.broken
         wanted = obj["spec"]["replicas"]
         for index in range(wanted):
             pod_name = f"{name}-{index}"
             pod = self.objects.get(("Pod", pod_name))
             if pod is None or ready != self._is_ready(pod):
                 labels = obj["spec"]["template"]["metadata"]["labels"]
-                self.pod(pod_name, labels, ready, {"podIP": f"10.0.1.{index}"} if is_warm(obj) else None)
+                self.pod(pod_name, labels, ready, {"podIP": f"10.0.1.{index}"} if is_aside(obj) else None)
         for kind, pod_name in list(self.objects):
             if (
                 kind == "Pod"
@@ -437,7 +437,7 @@ class World:
         return {
             obj["metadata"]["labels"]["longshore.dev/revision"]: obj["spec"]["replicas"]
             for (kind, _), obj in self.objects.items()
-            if kind == "Deployment" and not is_warm(obj)
+            if kind == "Deployment" and not is_aside(obj)
         }
 
     def selected(self) -> str | None:

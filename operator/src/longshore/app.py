@@ -26,6 +26,7 @@ from longshore.index import Index, Key
 from longshore.lease import Lease
 from longshore.listen import listen
 from longshore.lists import WATCHED, follow_late_kinds, list_all
+from longshore.measure import Measurer
 from longshore.metrics import Metrics
 from longshore.notify import Notifier
 from longshore.probes import serve_probes
@@ -80,6 +81,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
     async with await Cluster.connect(told=metrics.told) as cluster:
         senses, scraper = Senses(), Scraper()
         notifier, exerciser = Notifier(senses, metrics.notified), Exerciser(senses)
+        measurer = Measurer(senses)
         examiner, inquirer, gauges = Examiner(senses), Inquirer(senses), Gauges(senses)
         activators = _activators(index, settings)
         if activators is not None:
@@ -96,9 +98,10 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
             gauges.follow,
             notifier.notify,
             exerciser.exercise,
+            measurer.measure,
         )
         queue: Queue[Key] = Queue(reconciler, process.workers, _log_failure)
-        examiner.wake = notifier.wake = inquirer.wake = queue.add
+        examiner.wake = notifier.wake = inquirer.wake = measurer.wake = queue.add
         await _first_list(cluster, index, settings)
         _spare_the_collector()
         probes = serve_probes(process.host, process.port, metrics, queue.stuck_for, lambda: queue.depth)
@@ -135,7 +138,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
                     activators.wake = queue.add
                     parts.append(activators.run(cluster))
                 await _until(stop, watching, *parts)
-            parts_with_tasks = (scraper, inquirer, gauges, notifier, exerciser)
+            parts_with_tasks = (scraper, inquirer, gauges, notifier, exerciser, measurer)
             await asyncio.gather(*(part.close() for part in parts_with_tasks))
 
 

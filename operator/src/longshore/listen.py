@@ -11,7 +11,7 @@ from longshore.observe import pod_view
 from longshore.plan.analysis.settings import LOOK_SECONDS
 from longshore.plan.mirror import Mirroring
 from longshore.plan.telemetry import PodReading, Telemetry
-from longshore.resources.names import COMPONENT, REVISION, RUNTIME, SERVER, WARM
+from longshore.resources.names import COMPONENT, REVISION, RUNTIME, SERVER
 from longshore.runtimes.base import MetricSource
 from longshore.runtimes.registry import runtime_of
 from longshore.scrape import Scraper, ScrapeTarget
@@ -79,7 +79,7 @@ def targets_of(
 def _sources(index: Index, key: Key) -> dict[str, MetricSource]:
     found = {}
     for (kind, _), obj in index.children(key).items():
-        if kind != "Deployment" or obj["metadata"]["labels"].get(COMPONENT) == WARM:
+        if kind != "Deployment" or obj["metadata"]["labels"].get(COMPONENT) != SERVER:
             continue
         name = obj["metadata"].get("annotations", {}).get(RUNTIME, RuntimeName.ONNX_RUNTIME)
         runtime = runtime_of(RuntimeName(name)) if name in list(RuntimeName) else None

@@ -32,10 +32,12 @@ from longshore.resources.names import (
     CHOSEN,
     COMPONENT,
     KEY,
+    MEASURE,
     MODEL_URI,
     RETRY,
     REVISION,
     RUNTIME,
+    SERVER,
     TEMPLATE,
     WARM,
     Owner,
@@ -78,13 +80,18 @@ def observe(
         spec=root.get("spec", {}),
         status=_known_status(root.get("status", {})),
         deployments=tuple(
-            deployment_view(obj)
-            for obj in by_kind.get("Deployment", ())
-            if obj["metadata"].get("labels", {}).get(COMPONENT) != WARM
+            deployment_view(obj) for obj in by_kind.get("Deployment", ()) if _component(obj) == SERVER
         ),
         jobs=tuple(map(job_view, by_kind.get("Job", ()))),
-        pods=tuple(pod for pod in pods if pod.component != WARM),
+        pods=tuple(pod for pod in pods if pod.component not in (WARM, MEASURE)),
         warm=tuple(pod for pod in pods if pod.component == WARM),
+        measuring=tuple(pod for pod in pods if pod.component == MEASURE),
+        measuring_since={
+            obj["metadata"]["name"]: timestamp(obj["metadata"].get("creationTimestamp")) or now
+            for obj in by_kind.get("Deployment", ())
+            if _component(obj) == MEASURE
+        },
+        measured=senses.measured.get(key) if senses else None,
         live={place: obj for place, obj in children.items() if place[0] != "Pod"},
         other_routes=_other_routes(index, key) if root.get("spec", {}).get("route") else (),
         shared_artifacts=_shared_artifacts(index, key) if deleting else frozenset(),
@@ -100,6 +107,11 @@ def observe(
         budget=budget_of(index, key, senses),
         external=senses.external.get(key, {}) if senses else {},
     )
+
+
+def _component(obj: Object) -> str | None:
+    component: str | None = obj["metadata"].get("labels", {}).get(COMPONENT)
+    return component
 
 
 def _known_status(raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -215,6 +227,7 @@ def pod_view(obj: Object) -> PodView:
         name=metadata["name"],
         revision=labels.get(REVISION),
         component=labels.get(COMPONENT),
+        runtime=labels.get(RUNTIME),
         job=labels.get("job-name") or labels.get("batch.kubernetes.io/job-name"),
         phase=status.get("phase", ""),
         ready=is_ready,

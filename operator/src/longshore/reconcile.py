@@ -17,7 +17,7 @@ from longshore.plan.outbox import urls_of
 from longshore.plan.outcome import Plan, Problem
 from longshore.plan.pipeline import make_plan
 from longshore.plan.scaling.queries import MetricQuery
-from longshore.plan.state import Activation, Exercise, Observed
+from longshore.plan.state import Activation, Exercise, Measurement, Observed
 from longshore.resources.kinds import CHILDREN, MODEL_DEPLOYMENT
 from longshore.resources.names import Owner
 from longshore.senses import Senses
@@ -47,6 +47,7 @@ class Reconciler:
             [Owner, Sequence[Mapping[str, Any]], Sequence[str]], None
         ] = lambda owner, pending, urls: None,
         exercise: Callable[[Key, Exercise | None], None] = lambda key, wanted: None,
+        measure: Callable[[Owner, Measurement | None], None] = lambda owner, wanted: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
@@ -60,6 +61,7 @@ class Reconciler:
         self._notify = notify
         self._exercise = exercise
         self._follow = follow
+        self._measure = measure
         self._clock = clock
         self._store = ArtifactStore(settings.store_plain_http)
 
@@ -78,6 +80,7 @@ class Reconciler:
                 self._exercise(key, None)
                 self._notify(Owner(key[0], key[1], ""), (), ())
                 self._follow(key, ())
+                self._measure(Owner(key[0], key[1], ""), None)
                 return None
             plan = make_plan(observed)
             if plan.rests_on:
@@ -145,6 +148,7 @@ class Reconciler:
         self._exercise(key, plan.exercise)
         self._inquire(key, plan.questions)
         self._follow(key, plan.queries)
+        self._measure(observed.owner, plan.measurement)
         if plan.preflight is not None:
             self._examine(observed, plan.preflight)
         else:
@@ -191,7 +195,7 @@ SECOND_LOOK = 0.25
 REFUSED_LOOK = 60.0
 """Seconds between tries of what the API server refuses: a quota or a policy may have changed."""
 
-REMEMBERED = ("rollout", "optimization", "revisions")
+REMEMBERED = ("rollout", "optimization", "revisions", "runtimes")
 """What of status a plan reads; the rest is for people."""
 
 NEXT_LOOK = 0.05

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from longshore.index import Key
 from longshore.plan.analysis.questions import Answers
+from longshore.plan.choice import Measured
 from longshore.plan.mirror import Mirroring
 from longshore.plan.rollout.model import PreflightView
 from longshore.plan.scaling import External
@@ -30,6 +31,8 @@ class Senses:
     external: dict[Key, Mapping[int, External]] = field(default_factory=dict)
     """What Prometheus servers said for scaling, by position in `scaling.metrics`."""
     preflight: dict[Key, PreflightView] = field(default_factory=dict)
+    measured: dict[Key, Measured] = field(default_factory=dict)
+    """What recorded requests to the pods of several runtimes found."""
     answers: dict[Key, Answers] = field(default_factory=dict)
     """What Prometheus servers and web hooks said of a canary."""
     delivered: dict[Key, frozenset[str]] = field(default_factory=dict)
@@ -47,6 +50,7 @@ class Senses:
             self.analysed,
             self.scaled,
             self.preflight,
+            self.measured,
             self.answers,
             self.delivered,
             self.external,

@@ -47,6 +47,7 @@ def build_status(previous: Mapping[str, Any], facts: Facts, generation: int, now
         canary=facts.canary,
         revisions=facts.revisions,
         optimization=facts.optimization,
+        runtimes=facts.runtimes,
         rollout=dict(facts.rollout) if facts.rollout is not None else None,
         scaling=dict(facts.learned) if facts.learned is not None else None,
         url=facts.url,

@@ -81,6 +81,30 @@ class Optimization(Part):
     omitted: int = Field(default=0, ge=0, description="Candidates left out of the table here.")
 
 
+class MeasuredRuntime(Part):
+    """One runtime that could serve, as recorded requests measured it."""
+
+    name: ShortText = Field(description="Name of the runtime.")
+    verdict: ShortText = Field(description="Chosen, Kept or Refused.")
+    p50_ms: float | None = Field(default=None, description="Median latency of one request at a time, in ms.")
+    p95_ms: float | None = Field(default=None, description="95th percentile of the same, in ms.")
+    throughput: float | None = Field(
+        default=None, description="Requests a second that one pod answers, of several at a time."
+    )
+    reason: Text = Field(default="", description="Why it was chosen or not.")
+
+
+class RuntimeComparison(Part):
+    """What `runtime: Auto` measured, and what it chose."""
+
+    key: ShortText = Field(description="Hash of what the choice depends on; it is measured once for each.")
+    goal: ShortText = Field(description="What the better one is better by.")
+    chosen: ShortText = Field(description="Runtime that serves.")
+    candidates: Annotated[tuple[MeasuredRuntime, ...], Field(max_length=16)] = Field(
+        default=(), description="The measured table."
+    )
+
+
 class PendingNotification(Part):
     """A transition that not every web hook has been told of yet."""
 
@@ -114,6 +138,9 @@ class Status(Part):
         default=(), description="Revisions, the newest first."
     )
     optimization: Optimization | None = Field(default=None, description="What the optimizer measured.")
+    runtimes: RuntimeComparison | None = Field(
+        default=None, description="What runtime Auto measured; absent with another."
+    )
     rollout: dict[str, Any] | None = Field(
         default=None,
         description="What the operator remembers of a rollout; not for other programs.",

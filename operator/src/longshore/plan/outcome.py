@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from longshore.api.status import Optimization, Revision, Side
+from longshore.api.status import Optimization, Revision, RuntimeComparison, Side
 from longshore.plan.analysis.questions import Questions
 from longshore.plan.mirror import Mirroring
 from longshore.plan.scaling.queries import MetricQuery
-from longshore.plan.state import Activation, Analysed, Exercise, Scaled
+from longshore.plan.state import Activation, Analysed, Exercise, Measurement, Scaled
 
 T = TypeVar("T")
 
@@ -68,6 +68,7 @@ class Facts:
     canary: Side | None = None
     revisions: tuple[Revision, ...] = ()
     optimization: Optimization | None = None
+    runtimes: RuntimeComparison | None = None
     url: str | None = None
     replicas: int = 0
     selector: str = ""
@@ -120,3 +121,5 @@ class Plan:
     """Copies of requests that pods shall be asked to send."""
     preflight: str | None = None
     """Revision that recorded requests shall be sent to."""
+    measurement: Measurement | None = None
+    """Pods of several runtimes that recorded requests shall be sent to."""

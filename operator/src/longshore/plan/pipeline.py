@@ -10,6 +10,7 @@ from longshore.api.status import Optimization, Revision
 from longshore.plan import analyse as analysis_stage
 from longshore.plan import artifact as artifact_stage
 from longshore.plan import autoscaler as autoscaler_stage
+from longshore.plan import measure as measure_stage
 from longshore.plan import scale as scale_stage
 from longshore.plan import serve as serve_stage
 from longshore.plan import warm as warm_stage
@@ -47,6 +48,8 @@ def make_plan(observed: Observed) -> Plan:
     revision = revision_of(spec)
     optimized = artifact_stage.decide(observed, spec, revision)
     artifact = optimized.outcome.value if isinstance(optimized.outcome, Done) else None
+    runtimes = measure_stage.decide(observed, spec, revision, artifact)
+    spec, artifact = _on_runtime(spec, artifact, runtimes)
     autoscaler = autoscaler_stage.decide(observed, spec)
     state = serve_stage.rollout_state(observed)
     stable = state.stable if state else None
@@ -57,17 +60,27 @@ def make_plan(observed: Observed) -> Plan:
     serving = serve_stage.decide(observed, spec, revision, artifact, load)
     judged = serving.analysed.revision if serving.analysed else None
     exercised = analysis_stage.exercise(observed, spec, serving.state, serving.analysed)
-    facts = _facts(observed, spec, revision, optimized.outcome, serving, load, autoscaler, zero, warm)
+    facts = _facts(
+        observed, spec, revision, optimized.outcome, runtimes, serving, load, autoscaler, zero, warm
+    )
     return Plan(
         apply=(
             *_needed_by_job(observed, optimized),
             *optimized.apply,
+            *runtimes.apply,
             *zero.apply,
             *serving.apply,
             *autoscaler.apply,
             *warm.apply,
         ),
-        delete=(*optimized.delete, *serving.delete, *autoscaler.delete, *zero.delete, *warm.delete),
+        delete=(
+            *optimized.delete,
+            *serving.delete,
+            *autoscaler.delete,
+            *zero.delete,
+            *warm.delete,
+            *runtimes.delete,
+        ),
         facts=facts,
         notices=(*serving.notices, *_exercised(observed, exercised), *_scaled(observed, load)),
         requeue_after=_soonest(
@@ -76,6 +89,7 @@ def make_plan(observed: Observed) -> Plan:
             _again(serving.outcome),
             zero.again,
             warm.again,
+            runtimes.again,
             _again(serving.routed),
         ),
         rests_on=serving.rests_on,
@@ -91,7 +105,20 @@ def make_plan(observed: Observed) -> Plan:
         questions=analysis_stage.ask(observed, spec, serving.state, judged),
         preflight=serving.preflight,
         mirroring=serving.mirroring,
+        measurement=runtimes.measurement,
     )
+
+
+def _on_runtime(
+    spec: Spec, artifact: Artifact | None, runtimes: measure_stage.RuntimeStage
+) -> tuple[Spec, Artifact | None]:
+    """Give the spec with the runtime that was chosen; until one is, nothing new is served."""
+    if not isinstance(runtimes.outcome, Done):
+        return spec, None
+    if spec.serving.runtime is runtimes.outcome.value:
+        return spec, artifact
+    serving = spec.serving.model_copy(update={"runtime": runtimes.outcome.value})
+    return spec.model_copy(update={"serving": serving}), artifact
 
 
 def _needed_by_job(
@@ -155,6 +182,7 @@ def _keep_serving(observed: Observed, problem: Problem) -> Plan:
             stable=serving.stable,
             revisions=previous.revisions,
             optimization=previous.optimization,
+            runtimes=previous.runtimes,
             url=url(observed.owner) if serving.stable else None,
             replicas=_replicas(observed),
             selector=_selector(observed),
@@ -169,13 +197,14 @@ def _facts(
     spec: Spec,
     revision: str,
     optimized: Done[Artifact] | Waiting | Problem,
+    runtimes: measure_stage.RuntimeStage,
     serving: serve_stage.ServeStage,
     load: scale_stage.ScaleStage,
     autoscaler: autoscaler_stage.AutoscalerStage,
     zero: zero_stage.ZeroStage,
     warm: warm_stage.WarmStage,
 ) -> Facts:
-    outcomes = (optimized, serving.outcome, serving.routed, autoscaler.outcome)
+    outcomes = (optimized, runtimes.outcome, serving.outcome, serving.routed, autoscaler.outcome)
     stalled = next((o for o in outcomes if isinstance(o, Problem)), None)
     waiting = next((o for o in outcomes if isinstance(o, Waiting)), None)
     answers = serving.stable is not None and serving.stable.ready_replicas > 0
@@ -216,6 +245,7 @@ def _facts(
         canary=serving.canary,
         revisions=_revisions(observed, spec, revision, artifact, serving, stalled),
         optimization=_optimization(observed, artifact, revision),
+        runtimes=runtimes.table,
         url=url(observed.owner),
         replicas=_replicas(observed),
         selector=_selector(observed),

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from longshore.api.serving import RuntimeName
 from longshore.plan.analysis.counters import PodSample
 from longshore.plan.analysis.judge import AnalysisState
 from longshore.plan.analysis.predictions import Gathered
 from longshore.plan.analysis.questions import Answers
+from longshore.plan.choice import Measured
 from longshore.plan.rollout.model import PreflightView
 from longshore.plan.scaling import Budget, Claim, External, State, Waiting
 from longshore.plan.telemetry import Telemetry
@@ -50,6 +52,8 @@ class PodView:
     terminated: tuple[Terminated, ...] = ()
     """Containers that ended, init containers included; the last end of one that runs again counts too."""
     restarts: int = 0
+    runtime: str | None = None
+    """What a measuring pod runs."""
     out_of_memory: bool = False
     """The latest end of a container was for memory, even if it runs again."""
 
@@ -172,6 +176,19 @@ class Exercise:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """Pods that recorded requests shall be sent to in turn, to compare the runtimes.
+
+    Attributes:
+        revision: whose pods they are.
+        addresses: of a ready pod of each runtime.
+    """
+
+    revision: str
+    addresses: Mapping[RuntimeName, str]
+
+
+@dataclass(frozen=True)
 class ActivatorView:
     """What is known of the activators for one model: who holds its ports, and who waits there."""
 
@@ -219,6 +236,12 @@ class Observed:
     pods: tuple[PodView, ...] = ()
     warm: tuple[PodView, ...] = ()
     """Warm copies; they are in none of `pods` and `deployments`, so nothing counts them."""
+    measuring: tuple[PodView, ...] = ()
+    """Pods that measure runtimes; they are in none of `pods` and `deployments` either."""
+    measuring_since: Mapping[str, float] = field(default_factory=dict)
+    """When the Deployments of such pods were made, by name."""
+    measured: Measured | None = None
+    """What recorded requests to them found; None where nobody asked."""
     live: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     """Every owned object as it is known to stand, by kind and name."""
     other_routes: tuple[RouteClaim, ...] = ()
@@ -270,3 +293,9 @@ class Observed:
     def warm_of(self, revision: str) -> tuple[PodView, ...]:
         """Find the warm copies of a revision that are not on their way out."""
         return tuple(p for p in self.warm if p.revision == revision and not p.deleting)
+
+    def measuring_of(self, revision: str, runtime: RuntimeName) -> tuple[PodView, ...]:
+        """Find the pods that measure a revision on a runtime and are not on their way out."""
+        return tuple(
+            p for p in self.measuring if (p.revision, p.runtime) == (revision, runtime) and not p.deleting
+        )

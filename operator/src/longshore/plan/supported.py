@@ -19,7 +19,7 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
     ),
     (
         "serving.runtime",
-        lambda s: s.serving.runtime is not RuntimeName.ONNX_RUNTIME and runtime_of(s.serving.runtime) is None,
+        lambda s: s.serving.runtime is not RuntimeName.AUTO and runtime_of(s.serving.runtime) is None,
         "this runtime is not available; OnnxRuntime serves instead",
     ),
     (

@@ -43,6 +43,8 @@ FINALIZER = f"{GROUP}/artifacts"
 SERVER = "server"
 WARM = "warm"
 """Component of a loaded copy that takes no traffic until the activators lead some to it."""
+MEASURE = "measure"
+"""Component of a pod that `runtime: Auto` measures; no Service selects it."""
 OPTIMIZER = "optimizer"
 
 HTTP_PORT = 8080

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from longshore.api.model import Format
 from longshore.api.serving import RuntimeName, Serving
 from longshore.settings import Settings
 
@@ -56,6 +57,8 @@ class Runtime(Protocol):
     """One way to serve a model."""
 
     name: RuntimeName
+    loads: frozenset[Format]
+    """Formats that it loads as they are."""
     metrics: MetricSource
 
     def refuses(self, serving: Serving) -> str | None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from longshore.api.base import seconds
+from longshore.api.model import Format
 from longshore.api.serving import DEFAULT_QUEUE, RuntimeName, Serving
 from longshore.resources.names import GRPC_PORT, HTTP_PORT
 from longshore.resources.pod import environment
@@ -18,6 +19,7 @@ class OnnxRuntime:
     """The default runtime."""
 
     name = RuntimeName.ONNX_RUNTIME
+    loads = frozenset({Format.ONNX})
     metrics = MetricSource(
         port=HTTP_PORT,
         path="/metrics",

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from longshore.api.base import quantity, seconds
+from longshore.api.model import Format
 from longshore.api.serving import Accelerator, RuntimeName, Serving
 from longshore.api.serving import Triton as TritonOptions
 from longshore.resources.deployment import container_resources
@@ -44,6 +45,7 @@ class Triton:
     """Triton, from NVIDIA's image or assembled from PyPI."""
 
     name = RuntimeName.TRITON
+    loads = frozenset({Format.ONNX, Format.TRITON_REPOSITORY})
     metrics = MetricSource(
         port=METRICS_PORT,
         path="/metrics",
