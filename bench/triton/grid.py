@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longshore_triton import modelconfig
-from longshore_triton.backends import installed
+from longshore_triton.backends import in_python, installed
 from longshore_triton.repository import plan_repository
 from longshore_triton.wanted import Wanted
 
@@ -94,7 +94,8 @@ def rows(directory: Path) -> tuple[Row, ...]:
 
 def _config(model: Path) -> modelconfig.ModelConfig:
     wanted = Wanted(name="mlp", cpu_millicores=1000, objective_us=round(OBJECTIVE_SECONDS * 1e6))
-    (planned,) = plan_repository(model, wanted, installed(triton_home().home / "backends")).models
+    backends = triton_home().home / "backends"
+    (planned,) = plan_repository(model, wanted, installed(backends), in_python(backends)).models
     return planned.config
 
 

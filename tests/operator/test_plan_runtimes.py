@@ -80,6 +80,13 @@ def test_the_better_one_by_the_goal_serves_and_the_table_says_why(goal: str, cho
     assert world.condition("FieldsSupported")["status"] == "True"
 
 
+def test_options_of_the_runtime_that_was_not_chosen_are_told() -> None:
+    world = begun({**SPEC, "serving": {"runtime": "Auto", "triton": {"warmup": 2}}})
+    assert world.condition("FieldsSupported")["status"] == "True"
+    found(world, speeds={ONNX: QUICK, TRITON: STRONG})
+    assert "spec.serving.triton (OnnxRuntime was" in world.condition("FieldsSupported")["message"]
+
+
 def test_a_difference_within_the_noise_keeps_the_default() -> None:
     close = Speed(QUICK.p50, QUICK.p95 * 0.97, QUICK.throughput)
     told = compare("key", Goal.LATENCY, (ONNX, TRITON), {ONNX: QUICK, TRITON: close}, {})

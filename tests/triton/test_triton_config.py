@@ -43,8 +43,8 @@ class TestGenerated:
         ]
 
     def test_batches_by_the_plan_and_the_serving_block(self) -> None:
-        batching = made(max_delay_us=500, queue=77).dynamic_batching
-        assert list(batching.preferred_batch_size) == [8, 16, 32]
+        batching = made(batches=BatchPlan(32, (8, 32), delay_us=500), queue=77).dynamic_batching
+        assert list(batching.preferred_batch_size) == [8, 32]
         assert batching.max_queue_delay_microseconds == 500
         assert batching.default_queue_policy.max_queue_size == 77
 
@@ -58,6 +58,14 @@ class TestGenerated:
         config = made(batches=BatchPlan(16, ()))
         assert config.max_batch_size == REQUEST_ROWS
         assert list(config.dynamic_batching.preferred_batch_size) == [16]
+
+    def test_with_a_delay_the_size_of_the_spec_bounds_what_is_joined(self) -> None:
+        native = made(batches=BatchPlan(16, (8,), delay_us=500))
+        assert native.max_batch_size == 16
+        assert "joined_rows" not in native.parameters
+        splits = made(batches=BatchPlan(16, (8,), delay_us=500, splits=True))
+        assert splits.max_batch_size == REQUEST_ROWS
+        assert splits.parameters["joined_rows"].string_value == "16"
 
     def test_a_model_without_batch_keeps_its_whole_shape(self) -> None:
         config = made(FIXED, SINGLE)
@@ -157,9 +165,12 @@ class TestGenerated:
 class TestPlan:
     CURVE = tuple(Point(rows, 0.001 + 0.0001 * rows) for rows in (1, 2, 4, 8, 16, 32, 64))
 
-    def test_prefers_what_reaches_nearly_the_best_throughput(self) -> None:
+    def test_prefers_the_smallest_that_reaches_nearly_the_best_throughput(self) -> None:
         points = [Point(1, 0.0010), Point(8, 0.0020), Point(16, 0.0034), Point(32, 0.0067)]
-        assert plan(points, 32, None) == BatchPlan(32, (16, 32))
+        assert plan(points, 32, None) == BatchPlan(32, (16,))
+
+    def test_prefers_none_where_more_rows_gain_nothing(self) -> None:
+        assert plan([Point(1, 0.001), Point(2, 0.002), Point(4, 0.0039)], 4, None) == BatchPlan(4, ())
 
     def test_bounds_the_batch_by_the_objective(self) -> None:
         found = plan(self.CURVE, 64, 0.006)

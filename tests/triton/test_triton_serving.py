@@ -140,3 +140,28 @@ def test_an_accelerator_that_the_image_lacks_is_an_error(tmp_path: Path) -> None
     with Triton(models.mlp(tmp_path / "artifact"), tmp_path, wait=False, accelerator="OpenVINO") as server:
         assert server.process.wait(60) == 1
         assert "without accelerators" in server.report()["message"]
+
+
+def test_with_a_delay_no_more_rows_are_joined_than_the_spec_says(tmp_path: Path) -> None:
+    counts = models.save(
+        tmp_path / "artifact",
+        [
+            helper.make_node("Mul", ["x", "zero"], ["nothing"]),
+            helper.make_node("Add", ["nothing", "one"], ["ones"]),
+            helper.make_node("ReduceSum", ["ones", "axis"], ["rows"], keepdims=1),
+            helper.make_node("Add", ["nothing", "rows"], ["y"]),
+        ],
+        [("x", TensorProto.FLOAT, ["N", 1])],
+        [("y", TensorProto.FLOAT, ["N", 1])],
+        {"zero": np.float32(0), "one": np.float32(1), "axis": np.array([0])},
+    )
+    with (
+        Triton(counts, tmp_path, name="counts", max_batch_size=4, max_delay_us=200_000) as server,
+        httpclient.InferenceServerClient(server.address, concurrency=12) as client,
+    ):
+        value = httpclient.InferInput("x", [1, 1], "FP32")
+        value.set_data_from_numpy(np.ones((1, 1), np.float32))
+        asked = [client.async_infer(server.name, [value]) for _ in range(12)]
+        together = [float(one.get_result().as_numpy("y")[0, 0]) for one in asked]
+        assert 1 < max(together) <= 4
+        assert ask(server, np.ones((6, 1), np.float32)).tolist() == [[6.0]] * 6, "a larger one runs alone"

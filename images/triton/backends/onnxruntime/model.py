@@ -1,7 +1,8 @@
 """Triton's backend `onnxruntime` on the Python package of the same name, for images without the native one.
 
 Triton's Python backend loads this file for every model whose configuration says `backend: "onnxruntime"`. It
-reads the same parameters as the native backend (intra_op_thread_count, inter_op_thread_count).
+reads the same parameters as the native backend (intra_op_thread_count, inter_op_thread_count), and
+`joined_rows`: most rows of several requests that run together.
 """
 
 import json
@@ -70,6 +71,7 @@ class TritonPythonModel:
         self._outputs = [tensor["name"] for tensor in config["output"]]
         self._ranks = {value.name: len(value.shape) for value in self._session.get_inputs()}
         self._batched = config["max_batch_size"] > 0
+        self._most = int(parameters.get("joined_rows", 0))
         self._objective = int(parameters.get("objective_us", 0)) / 1e6
         labels = {"model": args["model_name"], "version": args["model_version"]}
         # Triton counts the time of a batch once for each of its requests.
@@ -101,8 +103,24 @@ class TritonPythonModel:
             key = tuple((n, v.shape[1:]) for n, v in sorted(tensors.items())) if self._batched else (index,)
             groups.setdefault(key, []).append(index)
         for members in groups.values():
-            self._run(requests, feeds, members, answers)
+            for part in self._parts(feeds, members):
+                self._run(requests, feeds, part, answers)
         return answers
+
+    def _parts(self, feeds: list[dict[str, Any]], members: list[int]) -> list[list[int]]:
+        """Divide requests so that none are joined beyond `joined_rows`; a larger one runs alone."""
+        if not self._batched or not self._most:
+            return [members]
+        parts: list[list[int]] = []
+        rows = 0
+        for i in members:
+            own = next(iter(feeds[i].values())).shape[0]
+            if not parts or rows + own > self._most:
+                parts.append([])
+                rows = 0
+            parts[-1].append(i)
+            rows += own
+        return parts
 
     def _shaped(self, tensor: Any) -> Any:
         value = tensor.as_numpy()

@@ -40,6 +40,11 @@ def installed(directory: Path) -> frozenset[str]:
     )
 
 
+def in_python(directory: Path) -> frozenset[str]:
+    """List those of them that are models of Triton's Python backend."""
+    return frozenset(name for name in installed(directory) if (directory / name / "model.py").is_file())
+
+
 def backend_of(names: Iterable[str]) -> str | None:
     """Name the backend for a version directory that holds `names`; None where none of them is a model."""
     held = set(names)

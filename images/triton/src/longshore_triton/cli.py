@@ -37,7 +37,8 @@ def _serve(options: argparse.Namespace, log: Log) -> int:
     home: Path = options.home
     if removed := processes.remove_left_regions():
         log.say("info", f"removed {removed} regions of shared memory that an earlier server left")
-    repository = plan_repository(options.model, asked, backends.installed(home / "backends"))
+    has, in_python = backends.installed(home / "backends"), backends.in_python(home / "backends")
+    repository = plan_repository(options.model, asked, has, in_python)
     shutil.rmtree(options.repository, ignore_errors=True)
     options.repository.mkdir(parents=True)
     repository.write(options.repository)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ENOUGH = 0.95
+ENOUGH = 0.9
 """A batch size is worth aiming for when it reaches this share of the best throughput of any."""
 
 
@@ -17,10 +17,19 @@ class Point:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The largest batch that may run, and the sizes that the batcher aims for, ascending."""
+    """How requests are joined.
+
+    Attributes:
+        most: largest batch that may run, in rows.
+        preferred: sizes that the batcher aims for, ascending.
+        delay_us: longest that a request waits for others, in microseconds.
+        splits: the backend itself runs no more than `most` rows at once.
+    """
 
     most: int
     preferred: tuple[int, ...]
+    delay_us: int = 0
+    splits: bool = False
 
 
 def plan(points: Sequence[Point], most: int, objective: float | None) -> BatchPlan:
@@ -28,8 +37,8 @@ def plan(points: Sequence[Point], most: int, objective: float | None) -> BatchPl
 
     A request that arrives just after a batch has started waits for it and then runs in the next, so its
     latency is up to twice the time of a batch: sizes beyond half the objective are left out. Of the others
-    those are preferred that reach `ENOUGH` of the best throughput, so that the batcher neither waits for
-    more than it needs nor starts with less than pays.
+    the smallest is preferred that reaches `ENOUGH` of the best throughput: t(B) = a + bB gains little beyond,
+    and while a larger batch runs fewer requests are left to gather for the next.
 
     Args:
         points: the measured curve, any order; empty where nothing was measured.
@@ -45,5 +54,5 @@ def plan(points: Sequence[Point], most: int, objective: float | None) -> BatchPl
     if not usable:
         return BatchPlan(most, ())
     best = max(p.rows / p.seconds for p in usable)
-    sizes = {p.rows for p in usable if p.rows > 1 and p.rows / p.seconds >= ENOUGH * best}
-    return BatchPlan(most, tuple(sorted(sizes)))
+    enough = next(p.rows for p in usable if p.rows / p.seconds >= ENOUGH * best)
+    return BatchPlan(most, (enough,) if enough > 1 else ())

@@ -35,8 +35,9 @@ def generate(
     config.backend = backend
     batched = facts.batches and batches.most > 1
     if batched:
-        # A sequence batcher makes as many slots as the size says.
-        config.max_batch_size = batches.most if wanted.sequence else max(batches.most, REQUEST_ROWS)
+        # A sequence batcher makes as many slots as the size says; one that waits joins up to it.
+        bounds = wanted.sequence or (batches.delay_us and not batches.splits)
+        config.max_batch_size = batches.most if bounds else max(batches.most, REQUEST_ROWS)
     controls = control_inputs(wanted.sequence)
     skip = 1 if batched else 0
     for tensor in signature.inputs:
@@ -70,7 +71,8 @@ def control_inputs(sequence: WantedSequence | None) -> frozenset[str]:
 def add_batching(config: ModelConfig, batches: BatchPlan, wanted: Wanted) -> None:
     """Add the dynamic batcher: sizes to aim for, the longest wait for them, and the queue's bound if asked.
 
-    Requests are never joined beyond the largest preferred size, so there always is one. With a bound the
+    Without a delay requests are never joined beyond the largest preferred size, so there always is one; with
+    a delay only `max_batch_size` and the backend bound what is joined. With a bounded queue the
     batcher fetches no batch before a copy of the model is idle, and is not told when one becomes idle: it
     waits for the next request, half a second at most. Without one it fetches two batches a copy ahead.
     Source: triton-inference-server/core, `PriorityQueue::SupportPrefetching` in scheduler_utils.h and
@@ -81,7 +83,9 @@ def add_batching(config: ModelConfig, batches: BatchPlan, wanted: Wanted) -> Non
     batching.SetInParent()
     sizes = wanted.preferred_batch_sizes or batches.preferred or (most,)
     batching.preferred_batch_size.extend(sorted({min(size, most) for size in sizes}))
-    batching.max_queue_delay_microseconds = wanted.max_delay_us
+    batching.max_queue_delay_microseconds = batches.delay_us
+    if batches.splits:
+        config.parameters["joined_rows"].string_value = str(most)
     if wanted.queue is not None:
         batching.default_queue_policy.max_queue_size = wanted.queue
 

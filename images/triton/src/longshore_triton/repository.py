@@ -1,7 +1,7 @@
 """From an artifact to the model repository that Triton reads: configurations written, versions linked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -16,6 +16,13 @@ from longshore_triton.onnxfile import read_signature
 from longshore_triton.probe import Facts, probe
 from longshore_triton.tensors import Signature
 from longshore_triton.wanted import Wanted
+
+_HANDOVER_US = 500
+"""Microseconds that Triton's Python backend takes around a run, whatever its size (bench/triton). Where a
+batch runs shorter, waiting that long for more requests costs no more than running them apart."""
+
+_DELAY_SHARE = 0.01
+"""Of the latency objective, that a request may wait for others where the spec does not say."""
 
 _UNKNOWN = Facts(batches=True, sizes=None)
 _PLATFORM_OF_FILE = {"model.savedmodel": "tensorflow_savedmodel", "model.graphdef": "tensorflow_graphdef"}
@@ -48,20 +55,26 @@ class Repository:
                 (home / "1").mkdir()
 
 
-def plan_repository(root: Path, wanted: Wanted, has: frozenset[str]) -> Repository:
+def plan_repository(
+    root: Path, wanted: Wanted, has: frozenset[str], in_python: frozenset[str] = frozenset()
+) -> Repository:
     """Decide the whole repository.
 
     Args:
         root: the artifact.
         wanted: what the operator asks for.
         has: backends of the image.
+        in_python: those of them that run on Triton's Python backend.
 
     Raises:
         StartError: it cannot be served so; the message names the cause and the next step.
     """
     found = find(root, wanted.allow_python)
     served = _served(found, wanted.name)
-    planned = [_plan(model, wanted.name if model is served else model.name, wanted, has) for model in found]
+    planned = [
+        _plan(model, wanted.name if model is served else model.name, wanted, has, in_python)
+        for model in found
+    ]
     if len({p.config.name for p in planned}) < len(planned):
         raise StartError("ModelInvalid", f"two models of the repository are called {wanted.name}: rename one")
     configs = {p.config.name: p.config for p in planned}
@@ -106,7 +119,9 @@ def _parsed(model: ModelDirectory) -> ModelConfig:
     return modelconfig.parse(model.config or "", f"{modelconfig.FILE} of model {model.name}")
 
 
-def _plan(model: ModelDirectory, name: str, wanted: Wanted, has: frozenset[str]) -> Planned:
+def _plan(
+    model: ModelDirectory, name: str, wanted: Wanted, has: frozenset[str], in_python: frozenset[str]
+) -> Planned:
     shown = name or model.path.name
     if model.config is not None:
         own = _parsed(model)
@@ -132,7 +147,7 @@ def _plan(model: ModelDirectory, name: str, wanted: Wanted, has: frozenset[str])
     backends.require(backend, has, shown)
     _check_code(model, backend, shown, wanted)
     signature, facts = _look(model, wanted)
-    batches = _batches(facts, wanted)
+    batches = _batches(facts, wanted, backend == "onnxruntime" and backend in in_python)
     generated = generate(name, backend, signature, facts, batches, wanted) if signature else None
     if model.config is not None:
         config = complete(model.config, generated, signature, facts, batches, wanted, name, model.backend)
@@ -151,11 +166,20 @@ def _look(model: ModelDirectory, wanted: Wanted) -> tuple[Signature | None, Fact
     return signature, probe(file, signature, wanted.cores, wanted.max_batch_size)
 
 
-def _batches(facts: Facts, wanted: Wanted) -> BatchPlan:
+def _batches(facts: Facts, wanted: Wanted, splits: bool) -> BatchPlan:
+    """Choose sizes and delay; `splits`: the backend is ours, which runs no more than it is told together."""
     # The curve was measured on the CPU: it says nothing of a GPU.
     points = () if wanted.gpus else facts.points
     objective = wanted.objective_us / 1e6 if wanted.objective_us is not None else None
-    return plan(points, wanted.max_batch_size, objective)
+    planned = plan(points, wanted.max_batch_size, objective)
+    delay = wanted.max_delay_us
+    if delay is None:
+        runs = [p.seconds * 1e6 for p in points if p.rows in planned.preferred]
+        short = splits and bool(runs) and max(runs) < _HANDOVER_US
+        delay = (
+            min(_HANDOVER_US, round((wanted.objective_us or wanted.slow_us) * _DELAY_SHARE)) if short else 0
+        )
+    return replace(planned, delay_us=delay, splits=splits)
 
 
 def _without_signature(name: str, backend: str, model: ModelDirectory, wanted: Wanted) -> ModelConfig:

@@ -129,7 +129,7 @@ class Supervisor:
         end = time.monotonic() + self._wanted.exit_seconds + _KILL_AFTER
         # A GPU or a model's own Python may be at work without using the CPU.
         may_be_quiet = not self._wanted.gpus and not self._wanted.allow_python
-        quiet = max(_QUIET_SECONDS, 2e-6 * self._wanted.max_delay_us)
+        quiet = max(_QUIET_SECONDS, 2e-6 * (self._wanted.max_delay_us or 0))
         since, ticks = time.monotonic(), processes.cpu_ticks(server.pid)
         while time.monotonic() < end:
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -26,7 +26,7 @@ class Wanted:
     memory_bytes: int = 2 << 30
     gpus: int = 0
     max_batch_size: int = 32
-    max_delay_us: int = 0
+    max_delay_us: int | None = None
     queue: int | None = None
     objective_us: int | None = None
     slow_us: int = 100_000

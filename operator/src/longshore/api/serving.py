@@ -36,8 +36,9 @@ class Batching(Part):
     max_size: int = Field(
         default=32, ge=1, le=4096, description="Most rows that run together; 1 switches it off."
     )
-    max_delay: Duration = Field(
-        default="0s", description="Longest that a request waits for others; 0s batches only what is there."
+    max_delay: Duration | None = Field(
+        default=None,
+        description="Longest that a request waits for others; absent: measured; 0s: only what is there.",
     )
     queue: int | None = Field(
         default=None,

@@ -23,8 +23,18 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         "this runtime is not available; OnnxRuntime serves instead",
     ),
     (
+        "serving.triton",
+        # With OnnxRuntime in the spec itself this is refused; here Auto has chosen it.
+        lambda s: s.serving.triton is not None and s.serving.runtime is RuntimeName.ONNX_RUNTIME,
+        "OnnxRuntime was measured to be the better one; set runtime: Triton to insist",
+    ),
+    (
         "serving.batching.maxDelay",
-        lambda s: seconds(s.serving.batching.max_delay) > 0 and s.serving.runtime is RuntimeName.ONNX_RUNTIME,
+        lambda s: (
+            s.serving.batching.max_delay is not None
+            and seconds(s.serving.batching.max_delay) > 0
+            and s.serving.runtime is RuntimeName.ONNX_RUNTIME
+        ),
         "the server chooses the wait from measured run times, under serving.latencyObjective",
     ),
     (

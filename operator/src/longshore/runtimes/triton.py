@@ -150,7 +150,6 @@ def _request(wanted: ContainerInput) -> dict[str, Any]:
         "memory_bytes": _memory(serving),
         "gpus": _devices(serving, _GPU) + _devices(serving, _MIG),
         "max_batch_size": serving.batching.max_size,
-        "max_delay_us": round(seconds(serving.batching.max_delay) * 1e6),
         "allow_python": options.allow_python,
         "latest_versions": options.latest_versions,
         "warmup": options.warmup,
@@ -159,6 +158,8 @@ def _request(wanted: ContainerInput) -> dict[str, Any]:
     }
     if serving.latency_objective:
         request["objective_us"] = round(seconds(serving.latency_objective) * 1e6)
+    if serving.batching.max_delay is not None:
+        request["max_delay_us"] = round(seconds(serving.batching.max_delay) * 1e6)
     if serving.batching.queue:
         request["queue"] = serving.batching.queue
     if options.instances:
