@@ -109,8 +109,9 @@ def _run(case: Case, seed: int, minutes: float) -> Run:
         model, chosen = samples.model, folder / "out" / "model.onnx"
         manifest, elapsed = _optimize(case, model, seed, minutes, folder)
         made = defaults.build(model, folder / "calibration.npz", folder)
+        changed = None if manifest.chosen == ORIGINAL else chosen
         p50, uppers = defaults.compare(
-            model, chosen, made, folder / "evaluation.npz", case.metric, cpu.usable_cores(), seed
+            model, changed, made, folder / "evaluation.npz", case.metric, cpu.usable_cores(), seed
         )
         fewer = 1.0
         if case.products is not None:

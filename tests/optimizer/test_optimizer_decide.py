@@ -7,8 +7,10 @@ import pytest
 from longshore.api.optimize import Goal, TechniqueName
 from longshore.artifact.manifest import Verdict
 from longshore_optimizer.decide import Decision, Latency, Rules, Trial, decide, pareto
+from longshore_optimizer.pipeline import planned
 from longshore_optimizer.statistics import Drop
-from longshore_optimizer.techniques.base import Proposal
+from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts
+from longshore_optimizer.techniques.registry import propose
 
 RULES = Rules(goal=Goal.LATENCY, max_drop=0.01, metric="Accuracy", confidence=0.95)
 RNG = np.random.default_rng(0)
@@ -138,3 +140,33 @@ def test_a_slower_candidate_inside_the_size_limit_is_served_when_the_original_br
 def test_the_pareto_front_drops_what_is_beaten_everywhere() -> None:
     decision = decided(trial("fast", 4, 900), trial("small", 9, 200), trial("beaten", 9.5, 950))
     assert pareto(decision.trials) == {"fast", "small"}
+
+
+def order(bounds: dict[str, float], goal: Goal = Goal.LATENCY) -> list[str]:
+    """What is tried, in order, where every candidate has the bound that `bounds` gives it, else none lost."""
+    facts = ModelFacts(17, {"Conv": 3, "MatMul": 3}, 1 << 20, (), ())
+    target = TargetFacts(calibration=True, training=False, goal=goal)
+    proposals, _ = propose([TechniqueName.AUTO], facts, target)
+    tried: list[Trial] = []
+    for proposal in planned(proposals, tried, replace(RULES, goal=goal)):
+        tried.append(Trial(proposal, drop=Drop(0.0, bounds.get(proposal.name, 0.0))))  # noqa: PERF401 - read by planned
+    return [t.proposal.name for t in tried]
+
+
+def test_what_mends_static_quantization_comes_before_the_second_choices() -> None:
+    names = order({"static-int8": 0.3})
+    assert names.index("low-rank-99.99") < names.index("static-int8-without-5") < names.index("low-rank-99.5")
+    assert names.index("static-int8-without-5") < names.index("static-int8-percentile")
+    # One that mended it is enough: leaving out more layers is slower.
+    assert "static-int8-without-15" not in names
+    assert names.index("shared-256") > names.index("static-int8-signed")
+    worse = order({"static-int8": 0.3, "static-int8-without-5": 0.2})
+    assert worse.index("static-int8-without-15") == worse.index("static-int8-without-5") + 1
+    assert "static-int8-without-35" not in worse
+
+
+def test_nothing_is_mended_that_passes_the_gate_and_bytes_come_first_where_they_are_the_goal() -> None:
+    names = order({}, Goal.SIZE)
+    assert not any("without" in name for name in names)
+    assert names.index("shared-256") < names.index("static-int8-signed")
+    assert len(names) == len(set(names))

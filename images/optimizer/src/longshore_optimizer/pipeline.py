@@ -313,16 +313,38 @@ def _tried(proposal: Proposal, request: Request, bench: Bench, rules: Rules) -> 
 
 
 def planned(proposals: tuple[Proposal, ...], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:
-    """Give the proposals in order, escalations last and only where what they mend has failed the gate."""
-    yield from (p for p in proposals if p.after is None)
+    """Give the proposals in an order in which a budget that ends early has seen the most promising.
+
+    The first of each technique; what the same technique mends of those that failed the gate (it costs no
+    training and keeps most of the gain); the others; what else mends; and last what only saves bytes, unless
+    bytes are the goal.
+    """
+    plain = [p for p in proposals if p.after is None]
+    late = [p for p in plain if p.size_only and rules.goal is not Goal.SIZE]
+    leading = list({p.technique: p for p in reversed(plain) if p not in late}.values())
+    first = [p for p in plain if p in leading]
+    yield from first
+    makers = {p.name: p.technique for p in plain}
+    own = [p for p in proposals if p.after is not None and makers.get(p.after) is p.technique]
+    yield from _mending(own, tried, rules)
+    yield from (p for p in plain if p not in first and p not in late)
+    others = [p for p in proposals if p.after is not None and p not in own]
+    yield from _mending(others, tried, rules)
+    yield from late
+
+
+def _mending(proposals: list[Proposal], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:
+    """Give what mends a candidate that failed the gate, until one of its technique has mended it."""
     for proposal in proposals:
-        mended = next((t for t in tried if t.proposal.name == proposal.after), None)
-        if (
-            rules.max_drop is not None
-            and mended is not None
-            and mended.alive
-            and not gate(mended, rules).alive
-        ):
+        broken = next((t for t in tried if t.proposal.name == proposal.after), None)
+        if rules.max_drop is None or broken is None or not broken.alive or gate(broken, rules).alive:
+            continue
+        before = [
+            t
+            for t in tried
+            if t.proposal.after == proposal.after and t.proposal.technique is proposal.technique
+        ]
+        if not any(t.alive and gate(t, rules).alive for t in before):
             yield proposal
 
 
