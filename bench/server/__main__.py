@@ -183,50 +183,58 @@ class Bench:
         with self.pair("heavy", directory) as pair:
             ratio, ours, theirs = self.ratio(pair, ask, 64)
             pairs = [
-                (load.run(pair[0], ask, 64, self.seconds).rps, self.raw_runtime(directory))
+                (load.run(pair[0], ask, 64, self.seconds).rps, self.raw_runtime(directory, 512))
                 for _ in range(self.turns)
             ]
         share = statistics.median(mine / alone for mine, alone in pairs)
         mine, raw = (statistics.median(column) for column in zip(*pairs, strict=True))
-        # On one core, the time of a request is the runtime's for a row and the sockets' for a request.
-        limit = 1 / (1 / raw + 1 / self.echoed(ask, 64))
         note = (
-            f"{megabytes:.0f} MB, {ours:,.0f} against {theirs:,.0f} requests a second; sockets in C and the "
-            f"runtime's best batch, nothing else: {limit:,.0f}, {limit / theirs / HTTP_FACTOR:.2f} x"
+            f"{megabytes:.0f} MB, {ours:,.0f} against {theirs:,.0f} requests a second; "
+            f"{self.limit(ask, 64, raw, theirs)}"
         )
         self.add(Row("compute-bound-64-vs-triton", round(ratio / HTTP_FACTOR, 2), "x", ">=", 1.3, note))
         note = f"{mine:,.0f}; ONNX Runtime alone, best batch of 1 to 64: {raw:,.0f} rows a second"
         self.add(Row("compute-bound-64-vs-runtime", round(share, 2), "x", ">=", 0.75, note))
 
-    def echoed(self, ask: Ask, connections: int) -> float:
-        """Requests that sockets alone allow in a second of the server's core, without any model."""
+    def limit(self, ask: Ask, connections: int, raw: float, theirs: float) -> str:
+        """What one core allows: a request takes the runtime's time for a row and the sockets' for a request.
+
+        The sockets' time is that of a C program that answers with what it is asked.
+        """
         with servers.echo() as server:
             load.run(server, ask, connections, 0.5)
             found = [load.run(server, ask, connections, self.seconds) for _ in range(self.turns)]
         # The client may be the slower side, so what counts is the processor time.
-        return statistics.median(one.per_cpu_second for one in found)
+        sockets = statistics.median(one.per_cpu_second for one in found)
+        limit = 1 / (1 / raw + 1 / sockets)
+        return (
+            f"sockets in C ({sockets:,.0f}) and the runtime alone ({raw:,.0f}) would make {limit:,.0f}, "
+            f"{limit / theirs / HTTP_FACTOR:.2f} x"
+        )
 
-    def raw_runtime(self, directory: Path) -> float:
-        """Rows a second of the runtime alone, in its best batch, on the server's core."""
+    def raw_runtime(self, directory: Path, width: int) -> float:
+        """Rows of `width` values that the runtime alone runs in a second, in its best batch, on the server's
+        core.
+        """
         code = (
             "import os,sys,time\nos.environ['ORT_DISABLE_TELEMETRY']='1'\n"
             "import numpy as np,onnxruntime as ort\n"
             "o=ort.SessionOptions();o.intra_op_num_threads=1\ns=ort.InferenceSession(sys.argv[1],o)\nbest=0\n"
-            "for b in (1,4,8,16,32,64):\n x=np.random.rand(b,512).astype('f4')\n s.run(None,{'x':x})\n"
+            "for b in (1,4,8,16,32,64):\n"
+            " x=np.random.rand(b,int(sys.argv[2])).astype('f4')\n s.run(None,{'x':x})\n"
             " t=time.perf_counter();n=0\n while time.perf_counter()-t<.5: s.run(None,{'x':x});n+=b\n"
             " best=max(best,n/(time.perf_counter()-t))\nprint(best)"
         )
-        return servers.on_server_core(code, directory / "model.onnx")
+        return servers.on_server_core(code, directory / "model.onnx", width)
 
     def large_tensors(self) -> None:
         directory = self.wide("wide", 150_000)
         ask = load.binary_ask("wide", load.sample((1, 150_000)))
         with self.pair("wide", directory) as pair:
             ratio, ours, theirs = self.ratio(pair, ask, 8)
-        limit = self.echoed(ask, 8)
         note = (
-            f"{ours:,.0f} against {theirs:,.0f} requests a second of 600 KB each way; an echo in C without a "
-            f"model: {limit:,.0f} in a second of the core, {limit / theirs / HTTP_FACTOR:.2f} x"
+            f"{ours:,.0f} against {theirs:,.0f} requests a second of 600 KB each way; "
+            f"{self.limit(ask, 8, self.raw_runtime(directory, 150_000), theirs)}"
         )
         self.add(Row("600kb-8-vs-triton", round(ratio / HTTP_FACTOR, 2), "x", ">=", 4.0, note))
 

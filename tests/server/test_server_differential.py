@@ -245,6 +245,18 @@ async def test_heads_and_bodies_above_the_limits_are_refused(pair: Path) -> None
     ].startswith(b"HTTP/1.1 4")
 
 
+async def test_a_tensor_of_too_many_dimensions_is_refused(pair: Path) -> None:
+    limits = dataclasses.replace(LIMITS, tensor_rank=3)
+    tensor = {"name": "a", "shape": [1, 1, 1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
+    other = {"name": "b", "shape": [1, 4], "datatype": "INT64", "data": [1, 2, 3, 4]}
+    body = orjson.dumps({"inputs": [tensor, other]})
+    head = b"POST /v2/models/pair/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    answer, closed = await InProcess(pair, limits).http_answer(head + body)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"rank 4, the limit is 3" in answer
+    assert not closed
+
+
 async def test_slow_clients_are_cut_off(pair: Path) -> None:
     import time
 

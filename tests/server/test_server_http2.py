@@ -336,6 +336,18 @@ async def test_streams_above_the_limit_are_refused_and_may_be_retried(pair: Path
     assert not closed
 
 
+async def test_a_full_queue_answers_unavailable(pair: Path) -> None:
+    encoder = hpack.Encoder()
+    calls = [
+        headers(stream, encoder) + h2.frame(h2.DATA, h2.END_STREAM, stream, message())
+        for stream in (1, 3, 5, 7)
+    ]
+    answer, closed = await InProcess(pair, queue_size=2).grpc_answer(h2.PREFACE + b"".join(calls))
+    unavailable = str(grpc.StatusCode.UNAVAILABLE.value[0])
+    assert statuses(answer) == {1: "0", 3: "0", 5: unavailable, 7: unavailable}
+    assert not closed
+
+
 def test_calls_fail_with_the_right_codes(server: Server) -> None:
     def code(method: str, data: bytes) -> tuple[Any, str]:
         with grpc.insecure_channel(server.grpc_address) as channel, pytest.raises(grpc.RpcError) as caught:

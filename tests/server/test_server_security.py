@@ -88,6 +88,45 @@ def test_tls_for_rest_and_grpc_with_certificates_that_change(tmp_path: Path) -> 
             time.sleep(0.2)
 
 
+def test_only_clients_of_the_named_authorities_are_let_in(tmp_path: Path) -> None:
+    ours, theirs, stranger = (tmp_path / name for name in ("server", "client", "stranger"))
+    for directory in (ours, theirs, stranger):
+        directory.mkdir()
+    crt, key = certificate(ours, "server")
+    client = certificate(theirs, "client")
+    flags = ("--tls-certificate", str(crt), "--tls-key", str(key), "--tls-client-ca", str(client[0]))
+
+    def status(identity: tuple[Path, Path] | None) -> int:
+        context = ssl.create_default_context(cafile=str(crt))
+        if identity is not None:
+            context.load_cert_chain(*identity)
+        connection = http.client.HTTPSConnection("localhost", server.http_port, context=context, timeout=20)
+        try:
+            connection.request("GET", "/v2/health/live")
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    with Server(models.mlp(tmp_path / "mlp"), *flags, scheme="https") as server:
+        assert status(client) == 200
+        for identity in (None, certificate(stranger, "stranger")):
+            # Whichever of the alert and the reset arrives first.
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                status(identity)
+        identity = {"private_key": client[1].read_bytes(), "certificate_chain": client[0].read_bytes()}
+        known = grpc.ssl_channel_credentials(crt.read_bytes(), **identity)
+        with grpc.secure_channel(f"localhost:{server.grpc_port}", known) as channel:
+            health = channel.unary_unary("/grpc.health.v1.Health/Check")
+            assert health(b"", timeout=20, wait_for_ready=True) == b"\x08\x01"
+        with grpc.secure_channel(
+            f"localhost:{server.grpc_port}", grpc.ssl_channel_credentials(crt.read_bytes())
+        ) as channel:
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20)
+            error: Any = caught.value
+            assert error.code() == grpc.StatusCode.UNAVAILABLE
+
+
 def test_api_keys_guard_all_but_probes_and_metrics_and_are_read_again(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# clients\nfirst-key\nsecond-key\n")
