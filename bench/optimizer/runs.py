@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 from longshore.artifact.manifest import ORIGINAL, Manifest
 from longshore_optimizer.measure import cpu
+from longshore_optimizer.modeldir import onnx_size
 from longshore_optimizer.techniques.coupling import products
 
 from bench.optimizer import defaults
@@ -92,6 +93,9 @@ def _optimize(case: Case, model: Path, seed: int, minutes: float, folder: Path) 
     }
     if (training := folder / "training.npz").exists():
         options["--training"] = training
+    if case.size is not None:
+        # A user who wants both speed and size says so.
+        options["--max-size"] = int(onnx_size(model) / case.size)
     if case.technique is not None:
         options["--technique"] = case.technique
     arguments = [str(part) for pair in options.items() for part in pair]
