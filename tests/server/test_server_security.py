@@ -94,6 +94,8 @@ def test_only_clients_of_the_named_authorities_are_let_in(tmp_path: Path) -> Non
         directory.mkdir()
     crt, key = certificate(ours, "server")
     client = certificate(theirs, "client")
+    former = theirs / "former.crt"
+    former.write_bytes(client[0].read_bytes())
     flags = ("--tls-certificate", str(crt), "--tls-key", str(key), "--tls-client-ca", str(client[0]))
 
     def status(identity: tuple[Path, Path] | None) -> int:
@@ -125,6 +127,18 @@ def test_only_clients_of_the_named_authorities_are_let_in(tmp_path: Path) -> Non
                 channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20)
             error: Any = caught.value
             assert error.code() == grpc.StatusCode.UNAVAILABLE
+        # An authority that is replaced is forgotten.
+        client[0].write_bytes((stranger / "tls.crt").read_bytes())
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                assert status((stranger / "tls.crt", stranger / "tls.key")) == 200
+                break
+            except (ssl.SSLError, ConnectionError):
+                assert time.monotonic() < deadline, "the new authority is not taken"
+                time.sleep(0.2)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            status((former, client[1]))
 
 
 def test_api_keys_guard_all_but_probes_and_metrics_and_are_read_again(tmp_path: Path) -> None:
