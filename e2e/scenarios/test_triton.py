@@ -70,6 +70,24 @@ def test_a_pod_of_triton_ends_within_its_grace_period(deployment: New, push: Pus
         )
 
 
+def test_auto_measures_both_runtimes_and_serves_the_better(deployment: New, push: Push, kube: Kube) -> None:
+    model = deployment("judged")
+    model.apply(
+        {"model": {"uri": push("judged", model__onnx=MODEL)}, "serving": {"runtime": "Auto"}},
+    )
+    found = model.wait_ready(240)["status"]["runtimes"]
+    table = {row["name"]: row for row in found["candidates"]}
+    assert set(table) == {"OnnxRuntime", "Triton"}
+    assert all(row["p95Ms"] > 0 and row["throughput"] > 0 and row["reason"] for row in table.values())
+    assert [name for name, row in table.items() if row["verdict"] == "Chosen"] == [found["chosen"]]
+    measuring = "app.kubernetes.io/component=measure"
+    eventually(lambda: not kube.list("pods", model.namespace, measuring), "the measuring pods are gone", 60)
+    (pod,) = kube.list("pods", model.namespace, "app.kubernetes.io/component=server")
+    ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    assert ("metrics" in ports) == (found["chosen"] == "Triton")
+    assert model.infer(ROW)["probabilities"].argmax() == 0
+
+
 @pytest.mark.parametrize(
     ("config", "reason", "says"),
     [
