@@ -75,6 +75,7 @@ test-pythons: $(SYNCED) ## Run the tests of pure code on the other Pythons: make
 .PHONY: test
 test: lint ## Run everything, from nothing: checks, fast tests, the cluster itself, then what runs on it
 	@$(CLUSTER_TOOL) host
+	@$(CLUSTER_TOOL) build >/dev/null
 	$(VENV)/bin/pytest -q -n 2 --dist loadfile -m "not cluster and not node"
 	$(VENV)/bin/pytest -q -m node tests/cluster_tool
 	@$(CLUSTER_TOOL) up
