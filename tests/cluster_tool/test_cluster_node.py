@@ -152,8 +152,18 @@ def apply_workload(folder: Path) -> str:
         "metadata": {"name": "one", "namespace": "node-test"},
         "spec": {"selector": {"app": "one"}, "ports": [{"port": 80, "targetPort": 8080}]},
     }
-    for each in (namespace, service, restricted_pod("one")):
+    for each in (namespace, service):
         kubectl_("apply", "--server-side", "-f", "-", stdin=json.dumps(each))
+    named = ("-n", "node-test", "get", "serviceaccount", "default", "--ignore-not-found", "-o", "name")
+    wait_for(
+        "the namespace's ServiceAccount, without which no pod is taken",
+        lambda: bool(kubectl_(*named).strip()),
+        seconds=60,
+        next_step="is kube-controller-manager at work?",
+        log=PATHS.logs / "kube-controller-manager.log",
+        interval=0.1,
+    )
+    kubectl_("apply", "--server-side", "-f", "-", stdin=json.dumps(restricted_pod("one")))
     return json.loads(kubectl_("-n", "node-test", "get", "service", "one", "-o", "json"))["spec"]["clusterIP"]
 
 
