@@ -24,6 +24,8 @@ from longshore.resources.kinds import CHILDREN, EVENT, MODEL_DEPLOYMENT, POD, Ki
 from longshore.senses import Senses
 from longshore.settings import Settings
 
+from tests.operator.merging import forget, merge, merge_patch
+
 T = TypeVar("T")
 Object = dict[str, Any]
 START = 1_767_225_600.0
@@ -353,8 +355,8 @@ class World:
                 self._applied[place] = copy.deepcopy(wanted)
                 return copy.deepcopy(self._stored(wanted))
             before = copy.deepcopy(known)
-            _forget(known, self._applied.get(place, {}), wanted)
-            _merge(known, wanted)
+            forget(known, self._applied.get(place, {}), wanted)
+            merge(known, wanted)
             self._applied[place] = copy.deepcopy(wanted)
             if known != before:
                 known["metadata"]["generation"] += known.get("spec") != before.get("spec")
@@ -370,7 +372,7 @@ class World:
             expected = patch["metadata"].get("resourceVersion")
             if expected is not None and expected != standing["metadata"]["resourceVersion"]:
                 raise ClusterError(409, "Conflict", "the object has been modified")
-            _merge_patch(standing, copy.deepcopy(dict(patch)))
+            merge_patch(standing, copy.deepcopy(dict(patch)))
             self._touch(standing)
             result = copy.deepcopy(standing)
             if standing["metadata"].get("deletionTimestamp") and not standing["metadata"].get("finalizers"):
@@ -480,30 +482,3 @@ def _bare(obj: Object) -> Object:
     }
     bare = {k: v for k, v in obj.items() if k not in ("metadata", "status")}
     return {**bare, "metadata": metadata}
-
-
-def _merge(live: Object, wanted: Mapping[str, Any]) -> None:
-    for key, value in wanted.items():
-        if isinstance(value, Mapping) and isinstance(live.get(key), dict):
-            _merge(live[key], value)
-        else:
-            live[key] = copy.deepcopy(value)
-
-
-def _forget(live: Object, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key, value in before.items():
-        if key not in wanted:
-            live.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(live.get(key), dict):
-            inner = wanted[key]
-            _forget(live[key], value, inner if isinstance(inner, Mapping) else {})
-
-
-def _merge_patch(live: Object, patch: Mapping[str, Any]) -> None:
-    for key, value in patch.items():
-        if value is None:
-            live.pop(key, None)
-        elif isinstance(value, Mapping):
-            _merge_patch(live.setdefault(key, {}), value)
-        elif key not in ("uid", "resourceVersion"):
-            live[key] = value

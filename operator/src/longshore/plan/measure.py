@@ -17,9 +17,10 @@ from longshore.plan.diagnose import starting_problem, unschedulable_again
 from longshore.plan.outcome import Deletion, Done, Problem, Waiting
 from longshore.plan.state import Measurement, Observed, PodView
 from longshore.resources.deployment import pod_template
-from longshore.resources.measure import measure_deployment, measure_policy
+from longshore.resources.measure import measure_deployment
 from longshore.resources.model_source import image_volume
 from longshore.resources.names import COMPONENT, MEASURE
+from longshore.resources.networkpolicy import measure_policy
 from longshore.resources.serviceaccount import service_account
 from longshore.runtimes.base import Runtime
 from longshore.runtimes.registry import metrics_ports, runtime_of

@@ -1,12 +1,10 @@
 """The Deployment of a measuring pod: the model on one runtime, selected by no Service."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from longshore.resources.names import (
     COMPONENT,
-    GRPC_PORT,
-    HTTP_PORT,
     MEASURE,
     NAME,
     REVISION,
@@ -53,22 +51,6 @@ def measure_deployment(
                 "metadata": {**metadata, "labels": labels},
                 "spec": {**spec, "affinity": spec.get("affinity") or _together(owner, revision)},
             },
-        },
-    }
-
-
-def measure_policy(owner: Owner, metrics: Iterable[int], fetches: bool) -> dict[str, Any]:
-    """Build the policy of measuring pods: requests may come in; what fetches the model may reach out."""
-    ports = dict.fromkeys((HTTP_PORT, GRPC_PORT, *metrics))
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": owner.metadata(f"{owner.name}-measure", MEASURE),
-        "spec": {
-            "podSelector": {"matchLabels": {NAME: owner.name, COMPONENT: MEASURE}},
-            "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"ports": [{"port": port, "protocol": "TCP"} for port in ports]}],
-            **({"egress": [{}]} if fetches else {}),
         },
     }
 

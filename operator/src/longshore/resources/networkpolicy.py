@@ -3,7 +3,17 @@
 from collections.abc import Iterable
 from typing import Any
 
-from longshore.resources.names import COMPONENT, GRPC_PORT, HTTP_PORT, NAME, OPTIMIZER, SERVER, WARM, Owner
+from longshore.resources.names import (
+    COMPONENT,
+    GRPC_PORT,
+    HTTP_PORT,
+    MEASURE,
+    NAME,
+    OPTIMIZER,
+    SERVER,
+    WARM,
+    Owner,
+)
 
 _DNS_PORTS = (53, 5353)
 """Of cluster DNS as pods see it; OpenShift's listens on the second."""
@@ -32,7 +42,6 @@ def serving_policy(
         {"ports": names},
     ]
     egress: list[dict[str, Any]] = [{}] if fetches else copies if mirrors else []
-    ports = [{"port": port, "protocol": "TCP"} for port in dict.fromkeys((HTTP_PORT, GRPC_PORT, *metrics))]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -40,8 +49,23 @@ def serving_policy(
         "spec": {
             **pods,
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"ports": ports}],
+            "ingress": [{"ports": _ports(metrics)}],
             **({"egress": egress} if egress else {}),
+        },
+    }
+
+
+def measure_policy(owner: Owner, metrics: Iterable[int], fetches: bool) -> dict[str, Any]:
+    """Build the policy of measuring pods: requests may come in; what fetches the model may reach out."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": owner.metadata(f"{owner.name}-measure", MEASURE),
+        "spec": {
+            "podSelector": {"matchLabels": {NAME: owner.name, COMPONENT: MEASURE}},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"ports": _ports(metrics)}],
+            **({"egress": [{}]} if fetches else {}),
         },
     }
 
@@ -58,3 +82,7 @@ def optimizer_policy(owner: Owner) -> dict[str, Any]:
             "egress": [{}],
         },
     }
+
+
+def _ports(metrics: Iterable[int]) -> list[dict[str, Any]]:
+    return [{"port": port, "protocol": "TCP"} for port in dict.fromkeys((HTTP_PORT, GRPC_PORT, *metrics))]

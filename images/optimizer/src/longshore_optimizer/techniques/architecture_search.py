@@ -17,7 +17,6 @@ from longshore_optimizer.techniques.base import (
     Work,
     lacks_training,
 )
-from longshore_optimizer.techniques.prepare import LEAST_OPSET
 
 STUDY_NAME = "architecture-search.journal"
 """File in the scratch directory with every point examined so far."""
@@ -49,14 +48,11 @@ class ArchitectureSearch:
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
         """The best point for each allowance after short training, in eight bits too."""
-        proposals = []
+        proposals: list[Proposal] = []
         for drop in _DROPS:
             parameters = {"drop": drop, "trials": _TRIALS, "smallest": target.goal is Goal.SIZE}
-            name = f"searched-{drop * 100:g}"
-            if model.opset >= LEAST_OPSET:
-                quantized = parameters | {"int8": True, "reduceRange": not target.vnni}
-                proposals.append(Proposal(f"{name}-int8", self.name, quantized))
-            proposals.append(Proposal(name, self.name, parameters))
+            point = Proposal(f"searched-{drop * 100:g}", self.name, parameters)
+            proposals += distillation.in_eight_bits_too(point, model, target)
         return tuple(proposals)
 
     def apply(self, work: Work) -> None:

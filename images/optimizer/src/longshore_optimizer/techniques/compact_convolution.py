@@ -21,7 +21,7 @@ from longshore_optimizer.techniques.base import (
 )
 from longshore_optimizer.techniques.editing import Weights
 from longshore_optimizer.techniques.low_rank_convolution import Stage, replacement
-from longshore_optimizer.techniques.prepare import LEAST_OPSET, infer
+from longshore_optimizer.techniques.prepare import infer
 
 LEAST_CHANNELS = 16
 """Below this a dense convolution is cheap, and has no channels to spare."""
@@ -60,14 +60,10 @@ class CompactConvolution:
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
         """From the cheapest form to the dearest, each in eight bits too."""
-        proposals = []
+        proposals: list[Proposal] = []
         for kind, number in (("separable", 1), ("separable", 2), ("grouped", 4), ("grouped", 2)):
-            parameters = {"form": kind, "number": number}
-            name = f"compact-{kind}-{number}"
-            if model.opset >= LEAST_OPSET:
-                quantized = parameters | {"int8": True, "reduceRange": not target.vnni}
-                proposals.append(Proposal(f"{name}-int8", self.name, quantized))
-            proposals.append(Proposal(name, self.name, parameters))
+            student = Proposal(f"compact-{kind}-{number}", self.name, {"form": kind, "number": number})
+            proposals += distillation.in_eight_bits_too(student, model, target)
         return tuple(proposals)
 
     def apply(self, work: Work) -> None:

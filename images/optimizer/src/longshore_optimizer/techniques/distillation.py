@@ -28,15 +28,12 @@ class Distillation:
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
         """Students of three sizes taught by answers; the middle one by features and relations too."""
-        reduced = not target.vnni
-        proposals = []
+        proposals: list[Proposal] = []
         for share in (0.5, 0.75, 0.9):
-            parameters = {"share": share, "relation": "response"}
-            name = f"distilled-{share * 100:g}"
-            if model.opset >= LEAST_OPSET:
-                quantized = parameters | {"int8": True, "reduceRange": reduced}
-                proposals.append(Proposal(f"{name}-int8", self.name, quantized))
-            proposals.append(Proposal(name, self.name, parameters))
+            student = Proposal(
+                f"distilled-{share * 100:g}", self.name, {"share": share, "relation": "response"}
+            )
+            proposals += in_eight_bits_too(student, model, target)
         for relation in ("feature", "relation"):
             parameters = {"share": 0.75, "relation": relation}
             proposals.append(Proposal(f"distilled-75-{relation}", self.name, parameters))
@@ -70,6 +67,14 @@ class Distillation:
             student = quantized(student, data, work)
         del student.graph.value_info[:]
         onnxfile.save(student, work.out)
+
+
+def in_eight_bits_too(student: Proposal, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
+    """A trained student quantized, where the opset allows that, and as it is."""
+    if model.opset < LEAST_OPSET:
+        return (student,)
+    quantized = student.parameters | {"int8": True, "reduceRange": not target.vnni}
+    return Proposal(f"{student.name}-int8", student.technique, quantized), student
 
 
 def quantized(model: onnx.ModelProto, data: Path, work: Work) -> onnx.ModelProto:
