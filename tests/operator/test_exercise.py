@@ -1,4 +1,4 @@
-"""Recorded requests where traffic is too thin to judge by: sent to both revisions, counted, and told."""
+"""Sample requests where traffic is too thin to judge by: sent to both revisions, counted, and told."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ def test_too_little_traffic_asks_for_requests_says_so_and_ends_with_the_decision
     assert wanted.canary
     assert wanted.stable
     told = [event for event in canary.world.events if event["reason"] == "SyntheticLoad"]
-    assert "5 recorded requests a second" in told[0]["message"]
+    assert "5 sample requests a second" in told[0]["message"]
     canary.world.senses.exercising.add(canary.key)
     before = len(canary.world.events)
     canary.looks(5)

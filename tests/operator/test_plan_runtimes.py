@@ -155,9 +155,7 @@ def test_one_that_fails_on_what_the_other_answers_is_refused() -> None:
     assert world.status["runtimes"]["candidates"][0]["reason"] == "it fails on a request"
 
 
-@pytest.mark.parametrize(
-    "told", [{"nothing": "not measured: no recorded request fits"}, {"error": "refused"}]
-)
+@pytest.mark.parametrize("told", [{"nothing": "not measured: no sample request fits"}, {"error": "refused"}])
 def test_what_cannot_be_measured_is_served_by_the_default(told: dict[str, str]) -> None:
     world = begun()
     found(world, **told)

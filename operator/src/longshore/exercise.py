@@ -1,4 +1,4 @@
-"""Sends recorded requests to both revisions where traffic is too thin to judge a canary by."""
+"""Sends sample requests to both revisions where traffic is too thin to judge a canary by."""
 
 import asyncio
 import itertools
@@ -74,7 +74,7 @@ class Exerciser:
         try:
             await self._stream(key, run)
         except Exception:
-            _LOGGER.exception("recorded requests could not be sent", extra={"key": f"{key[0]}/{key[1]}"})
+            _LOGGER.exception("sample requests could not be sent", extra={"key": f"{key[0]}/{key[1]}"})
         finally:
             self._runs.pop(key, None)
             self._senses.exercising.discard(key)

@@ -1,4 +1,4 @@
-"""Sends recorded requests to a pod of each runtime in turn and keeps how fast they were answered."""
+"""Sends sample requests to a pod of each runtime in turn and keeps how fast they were answered."""
 
 import asyncio
 import itertools
@@ -118,7 +118,7 @@ async def measure(
         ):
             samples, failures = await _samples(session, name, wanted.addresses)
             if not samples:
-                told = "no recorded request fits the model"
+                told = "no sample request fits the model"
                 return Measured(wanted.revision, failures=failures, nothing=f"not measured: {told}")
             timed = {runtime: _Timed() for runtime in wanted.addresses if runtime not in failures}
             for turn in range(rounds):

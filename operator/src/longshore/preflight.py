@@ -1,4 +1,4 @@
-"""Send recorded requests to a pod of each side and tell what came back."""
+"""Send sample requests to a pod of each side and tell what came back."""
 
 import asyncio
 import json

@@ -24,7 +24,7 @@ class Senses:
     mirroring: dict[Key, Mirroring] = field(default_factory=dict)
     """Whose pods are asked to send copies of requests, and where to."""
     exercising: set[Key] = field(default_factory=set)
-    """Whose revisions are sent recorded requests."""
+    """Whose revisions are sent sample requests."""
     telemetry: dict[Key, Telemetry] = field(default_factory=dict)
     analysed: dict[Key, Analysed] = field(default_factory=dict)
     scaled: dict[Key, Scaled] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Senses:
     """What Prometheus servers said for scaling, by position in `scaling.metrics`."""
     preflight: dict[Key, PreflightView] = field(default_factory=dict)
     measured: dict[Key, Measured] = field(default_factory=dict)
-    """What recorded requests to the pods of several runtimes found."""
+    """What sample requests to the pods of several runtimes found."""
     answers: dict[Key, Answers] = field(default_factory=dict)
     """What Prometheus servers and web hooks said of a canary."""
     delivered: dict[Key, frozenset[str]] = field(default_factory=dict)

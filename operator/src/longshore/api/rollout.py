@@ -97,7 +97,7 @@ class AnalysisSignal(Part):
 
 
 class SyntheticLoad(Part):
-    """Recorded requests sent to both revisions when traffic is too thin to decide."""
+    """Sample requests sent to both revisions when traffic is too thin to decide."""
 
     requests_per_second: float = Field(default=2.0, gt=0, le=1000, description="Requests to each revision.")
 
@@ -155,7 +155,7 @@ class Analysis(Part):
         default=(), description="More things to look at; errors and latency always are."
     )
     synthetic_load: SyntheticLoad | None = Field(
-        default=None, description="Send recorded requests when traffic is too thin."
+        default=None, description="Send sample requests when traffic is too thin."
     )
 
 
@@ -163,7 +163,10 @@ class Preflight(Part):
     """What a new pod must answer before it gets any weight."""
 
     samples: int = Field(
-        default=16, ge=0, le=1000, description="Recorded requests that are asked; 0 asks none."
+        default=16,
+        ge=0,
+        le=1000,
+        description="Sample requests that are asked, made from the model's signature; 0 asks none.",
     )
     max_disagreement: float | None = Field(
         default=None,

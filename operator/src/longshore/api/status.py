@@ -82,7 +82,7 @@ class Optimization(Part):
 
 
 class MeasuredRuntime(Part):
-    """One runtime that could serve, as recorded requests measured it."""
+    """One runtime that could serve, as sample requests measured it."""
 
     name: ShortText = Field(description="Name of the runtime.")
     verdict: ShortText = Field(description="Chosen, Kept or Refused.")

@@ -1,4 +1,4 @@
-"""`runtime: Auto`: which runtime serves, by what recorded requests to a pod of each have measured.
+"""`runtime: Auto`: which runtime serves, by what sample requests to a pod of each have measured.
 
 The choice is made once for what it depends on and kept in `status.runtimes` and in the annotations of the
 revision's Deployment.
@@ -32,7 +32,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Measured:
-    """What recorded requests found.
+    """What sample requests found.
 
     Attributes:
         revision: whose pods were asked.

@@ -41,7 +41,7 @@ class RuntimeStage:
     apply: tuple[Mapping[str, Any], ...] = ()
     delete: tuple[Deletion, ...] = ()
     measurement: Measurement | None = None
-    """What recorded requests shall be sent to."""
+    """What sample requests shall be sent to."""
     again: float | None = None
 
 
@@ -107,7 +107,7 @@ def _measure(
     ready = len(addresses) == len(left)
     missing = ", ".join(name for name in left if name not in addresses)
     told = (
-        f"recorded requests go to {' and '.join(left)} in turn"
+        f"sample requests go to {' and '.join(left)} in turn"
         if ready
         else f"the pods that measure {missing} are starting"
     )

@@ -112,7 +112,7 @@ class Plan:
     queries: tuple[MetricQuery, ...] = ()
     """What Prometheus shall be asked for scaling."""
     exercise: Exercise | None = None
-    """Recorded requests that may be sent while a canary is undecided."""
+    """Sample requests that may be sent while a canary is undecided."""
     predictions: bool = False
     """What the pods predicted is needed as well."""
     questions: Questions | None = None
@@ -120,6 +120,6 @@ class Plan:
     mirroring: Mirroring | None = None
     """Copies of requests that pods shall be asked to send."""
     preflight: str | None = None
-    """Revision that recorded requests shall be sent to."""
+    """Revision that sample requests shall be sent to."""
     measurement: Measurement | None = None
-    """Pods of several runtimes that recorded requests shall be sent to."""
+    """Pods of several runtimes that sample requests shall be sent to."""

@@ -129,10 +129,10 @@ def _needed_by_job(
 
 
 def _exercised(observed: Observed, wanted: Exercise | None) -> tuple[Notice, ...]:
-    """Give an event where recorded requests begin: they are nobody's, and they count."""
+    """Give an event where sample requests begin: they are nobody's, and they count."""
     if wanted is None or not wanted.thin or observed.exercising:
         return ()
-    told = f"traffic is too thin to decide: {wanted.rate:g} recorded requests a second go to each revision"
+    told = f"traffic is too thin to decide: {wanted.rate:g} sample requests a second go to each revision"
     return (Notice("Normal", "SyntheticLoad", told),)
 
 

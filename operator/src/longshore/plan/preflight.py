@@ -62,7 +62,7 @@ def compare(
     usable = [(old, new) for old, new in pairs if old.outputs is not None]
     if not usable:
         why = next((old.error for old, _ in pairs if old.error), "no request could be made")
-        return PreflightView(revision, Verdict.NO_DATA, f"no recorded request fits the model: {why}")
+        return PreflightView(revision, Verdict.NO_DATA, f"no sample request fits the model: {why}")
     failed = [new for _, new in usable if new.outputs is None]
     differ = [
         (old, new)

@@ -160,7 +160,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class Exercise:
-    """Recorded requests that may be sent to both revisions.
+    """Sample requests that may be sent to both revisions.
 
     Attributes:
         rate: requests a second to each.
@@ -177,7 +177,7 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Pods that recorded requests shall be sent to in turn, to compare the runtimes.
+    """Pods that sample requests shall be sent to in turn, to compare the runtimes.
 
     Attributes:
         revision: whose pods they are.
@@ -241,7 +241,7 @@ class Observed:
     measuring_since: Mapping[str, float] = field(default_factory=dict)
     """When the Deployments of such pods were made, by name."""
     measured: Measured | None = None
-    """What recorded requests to them found; None where nobody asked."""
+    """What sample requests to them found; None where nobody asked."""
     live: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     """Every owned object as it is known to stand, by kind and name."""
     other_routes: tuple[RouteClaim, ...] = ()
@@ -257,7 +257,7 @@ class Observed:
     """The same, of scaling."""
     preflight: PreflightView | None = None
     exercising: bool = False
-    """Recorded requests are being sent to both revisions."""
+    """Sample requests are being sent to both revisions."""
     answers: Answers | None = None
     """The latest round of what Prometheus servers and web hooks said; None where nobody asked."""
     activators: ActivatorView | None = None

@@ -156,7 +156,7 @@ def _told(policy: Policy, before: RolloutState, after: RolloutState) -> list[Tol
         return []
     sentence = {
         Phase.STARTING: (False, "RolloutStarted", f"{after.canary} is started beside {after.stable}"),
-        Phase.PREFLIGHT: (False, "RolloutPreflight", f"{after.canary} is asked recorded requests"),
+        Phase.PREFLIGHT: (False, "RolloutPreflight", f"{after.canary} is asked sample requests"),
         Phase.PROMOTING: (False, "RolloutPromoting", f"{after.canary} is made ready for all requests"),
         Phase.BAKING: (
             False,

@@ -160,11 +160,11 @@ class TrafficView:
 
 @dataclass(frozen=True)
 class PreflightView:
-    """What recorded requests to the new revision found.
+    """What sample requests to the new revision found.
 
     Attributes:
         revision: the revision that was asked.
-        verdict: Pass, Fail, NoData (no recorded requests), Inconclusive (under way) or Error (holds).
+        verdict: Pass, Fail, NoData (no sample requests), Inconclusive (under way) or Error (holds).
         text: a sentence for a person.
     """
 
@@ -226,7 +226,7 @@ class Targets:
         canary: revision that the canary Service shall select; None: leave it.
         mirror: revision that shall get copies of requests; None: no mirroring.
         preview: revision that the preview route shall lead to; None: no preview route.
-        preflight: revision to send recorded requests to; None: none.
+        preflight: revision to send sample requests to; None: none.
         analyse: revision whose counters shall be compared with the stable revision's; None: none.
     """
 

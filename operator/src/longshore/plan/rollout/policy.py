@@ -43,7 +43,7 @@ class Policy:
     Attributes:
         strategy: how.
         stages: on the way to promotion; empty: straight to it.
-        preflight: recorded requests must be answered before any weight.
+        preflight: sample requests must be answered before any weight.
         progress_deadline: seconds until a new revision that does not get ready is given up.
         bake: seconds for which the old revision stays ready after promotion.
         most_restarts: container restarts of the new revision that give it up.

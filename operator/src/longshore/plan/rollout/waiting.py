@@ -134,7 +134,7 @@ def _preflight_waits(state: RolloutState, seen: Seen) -> Waiting:
     found = seen.preflight
     if found is not None and found.revision == state.canary and found.verdict is Verdict.ERROR:
         return Waiting("PreflightError", f"held, the preflight cannot be done: {found.text}", stuck=True)
-    return Waiting("Preflight", "recorded requests are sent to the new revision")
+    return Waiting("Preflight", "sample requests are sent to the new revision")
 
 
 def _aborting_waits(state: RolloutState, seen: Seen) -> Waiting:
