@@ -11,7 +11,8 @@ import onnxruntime as ort
 import pytest
 from longshore.api.optimize import Export, TechniqueName
 from longshore.artifact.manifest import Candidate, Verdict
-from longshore_optimizer.exports.run import make
+from longshore_optimizer.exports import edge_tpu
+from longshore_optimizer.exports.run import Sources, make
 from longshore_optimizer.measure.cpu import usable_cores
 from longshore_optimizer.pipeline import optimize
 from longshore_optimizer.progress import Reporter
@@ -24,8 +25,11 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((12, 3, 32, 32)).astype(np.float32)
 
 
-def made(export: Export, model: Path, data: Path | None, out: Path) -> Candidate:
-    (row,) = make((export,), model, data, out, usable_cores(1), 0)
+def made(
+    export: Export, model: Path, data: Path | None, out: Path, *, original: Path | None = None
+) -> Candidate:
+    sources = Sources(model, original or model, data, data)
+    (row,) = make((export,), sources, out, usable_cores(1), 0)
     return row
 
 
@@ -111,6 +115,37 @@ def test_tflite_takes_images_with_channels_last_and_answers_as_the_served_model(
     served = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     (expected,) = served.run(None, {"x": images[:1]})
     np.testing.assert_allclose(np.load(tmp_path / "image.npy"), expected, rtol=0.02, atol=0.02)
+
+
+def small_cnn(home: Path) -> tuple[Path, Path]:
+    """A CNN on 8x8 images, and 12 images for it."""
+    model = cnn(home / "model.onnx", size=8)
+    images = np.ascontiguousarray(IMAGES[:, :, :8, :8])
+    np.savez(home / "data.npz", x=images)
+    return model, home / "data.npz"
+
+
+def test_full_integer_tflite_is_calibrated_on_the_data_and_checked_for_the_edge_tpu(tmp_path: Path) -> None:
+    pytest.importorskip("onnx2tf")
+    model, data = small_cnn(tmp_path)
+    row = made(Export.TFLITE_INT8, model, data, tmp_path / "out")
+    assert row.verdict is Verdict.KEPT, row.reason
+    assert "calibrated on 12 samples" in row.reason
+    assert re.search(r"Edge TPU: all \d+ operators are on Coral's list", row.reason), row.reason
+    written = tmp_path / "out" / "TFLiteInt8" / "model.tflite"
+    assert [p.name for p in written.parent.iterdir()] == ["model.tflite"]
+    assert written.stat().st_size < 0.4 * model.stat().st_size
+    stored = {t.dtype for o in edge_tpu.read(written) for t in (*o.inputs, *o.outputs)}
+    assert stored <= {"int8", "int32"}, stored
+    assert "float32" not in stored
+
+
+def test_full_integer_tflite_without_calibration_data_says_what_to_add(tmp_path: Path) -> None:
+    pytest.importorskip("onnx2tf")
+    row = made(Export.TFLITE_INT8, mlp(tmp_path / "model.onnx"), None, tmp_path / "out")
+    assert row.verdict is Verdict.SKIPPED
+    assert "add optimize.calibration" in row.reason
+    assert not (tmp_path / "out" / "TFLiteInt8").exists()
 
 
 def test_an_export_that_is_not_written_is_a_row_of_the_table(artifact: Path) -> None:

@@ -84,10 +84,15 @@ def candidate(trial: Trial) -> Candidate:
 def make_exports(result: Result) -> tuple[Candidate, ...]:
     """Write the exports of the chosen model to the work directory; one row each."""
     request = result.request
+    sources = exports.Sources(
+        result.chosen_path,
+        result.original_path,
+        request.evaluation or request.calibration,
+        request.calibration,
+    )
     return exports.make(
         request.exports,
-        result.chosen_path,
-        request.evaluation or request.calibration,
+        sources,
         request.work / exports.DIRECTORY,
         request.cores,
         request.seed,

@@ -9,12 +9,12 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from longshore_optimizer.exports.base import ExportWork, Runner
+from longshore_optimizer.exports.base import ExportWork, Format, Runner
 
 Array = NDArray[Any]
 
 
-class OpenVino:
+class OpenVino(Format):
     """Writes the graph at the precision that it has."""
 
     runtime = f"openvino {version('openvino')}"

@@ -11,7 +11,7 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from longshore_optimizer.exports.base import ExportWork, Runner
+from longshore_optimizer.exports.base import ExportWork, Format, Runner
 
 Array = NDArray[Any]
 
@@ -19,7 +19,7 @@ OPERATORS = "required_operators_and_types.config"
 _ERRORS_ONLY = 3
 
 
-class OrtFormat:
+class OrtFormat(Format):
     """Writes `model.ort`, optimized as far as every CPU can run, and the reduced operator configuration."""
 
     runtime = f"onnxruntime {version('onnxruntime')}"

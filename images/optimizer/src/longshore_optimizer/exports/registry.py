@@ -10,6 +10,7 @@ EXPORTERS: dict[Export, tuple[str, str, str | None]] = {
     Export.ORT: ("ort_format", "OrtFormat", None),
     Export.TFLITE: ("tflite", "TfLite", "tensorflow"),
     Export.TFLITE_FLOAT16: ("tflite", "TfLiteFloat16", "tensorflow"),
+    Export.TFLITE_INT8: ("tflite", "TfLiteInt8", "tensorflow"),
     Export.OPENVINO: ("openvino_ir", "OpenVino", "openvino"),
 }
 """Module, class, and the extra of this package that it needs."""

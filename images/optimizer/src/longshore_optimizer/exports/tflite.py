@@ -1,25 +1,34 @@
-"""TFLite for Android, iOS and microcontrollers: in float32, or with weights in half precision.
+"""TFLite for Android, iOS, microcontrollers and Coral: in float32, in half precision, or in int8.
 
 Images are taken as TFLite's runtimes lay them out: channels come last in inputs of three and more axes.
 """
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from longshore_optimizer.exports.base import ExportWork, Runner
+from longshore_optimizer.exports import edge_tpu
+from longshore_optimizer.exports.base import (
+    LEAST_AGREEMENT_INT8,
+    ExportWork,
+    Format,
+    MissingDataError,
+    Runner,
+)
 from longshore_optimizer.measure.session import open_session
 
 Array = NDArray[Any]
 
 
-class TfLite:
+class TfLite(Format):
     """Writes float32 through onnx2tf; runs with the LiteRT interpreter."""
 
     precision = "float32"
@@ -27,28 +36,10 @@ class TfLite:
 
     def write(self, work: ExportWork) -> Path:
         """Convert in a scratch folder, and keep the file of this precision."""
-        os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-        import onnx2tf
-        from onnx2tf import onnx2tf as converter
-
-        # It would fetch photographs to look at its own intermediate results; noise does.
-        converter.download_test_image_data = _noise
-        scratch = work.out / ".scratch"
-        try:
-            onnx2tf.convert(
-                input_onnx_file_path=str(work.model),
-                output_folder_path=str(scratch),
-                not_use_onnxsim=True,
-                non_verbose=True,
-            )
-            target = work.out / "model.tflite"
+        target = work.out / "model.tflite"
+        with _converted(work.model, work.out) as (scratch, _):
             (written,) = scratch.glob(f"*_{self.precision}.tflite")
             written.replace(target)
-        except SystemExit as error:
-            # onnx2tf ends the process where it cannot convert.
-            raise RuntimeError("onnx2tf cannot convert an operator of the model") from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         return target
 
     def runner(self, written: Path, work: ExportWork) -> Runner:
@@ -71,9 +62,9 @@ class TfLite:
                 interpreter.allocate_tensors()
                 shapes.update({n: a.shape for n, a in given.items()})
             for name, array in given.items():
-                interpreter.set_tensor(places[name]["index"], array.astype(places[name]["dtype"], copy=False))
+                interpreter.set_tensor(places[name]["index"], _stored(array, places[name]))
             interpreter.invoke()
-            found = [np.array(interpreter.get_tensor(d["index"])) for d in outputs.values()]
+            found = [_restored(interpreter.get_tensor(d["index"]), d) for d in outputs.values()]
             return [np.moveaxis(a, -1, 1) if r > 2 else a for a, r in zip(found, ranks, strict=True)]
 
         return run
@@ -83,6 +74,123 @@ class TfLiteFloat16(TfLite):
     """Weights in half precision; inputs and outputs stay in float32."""
 
     precision = "float16"
+
+
+class TfLiteInt8(TfLite):
+    """Full integer: weights, activations, inputs and outputs in int8, calibrated on the user's data.
+
+    Batches have one sample and all sizes are constant, as accelerators of integers ask for. Weights of
+    convolutions are quantized per channel, by the specification of
+    https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec
+    """
+
+    least_agreement = LEAST_AGREEMENT_INT8
+    from_float = True
+
+    def write(self, work: ExportWork) -> Path:
+        """Convert to TensorFlow, then quantize with the ranges that the calibration data shows.
+
+        Raises:
+            MissingDataError: there is no calibration data.
+        """
+        if not work.calibration:
+            raise MissingDataError("full-integer needs calibration data: add optimize.calibration")
+        if any(a.dtype != np.float32 for a in work.sample.values()):
+            raise ValueError("full-integer takes float32 inputs alone: use TFLite for this model")
+        target = work.out / "model.tflite"
+        fixed = work.out / "fixed.onnx"
+        _fix_shapes(work, fixed)
+        try:
+            with _converted(fixed, work.out) as (_, model):
+                target.write_bytes(_quantized(model, work))
+        finally:
+            fixed.unlink(missing_ok=True)
+        return target
+
+    def notes(self, written: Path, work: ExportWork) -> tuple[str, ...]:
+        """Say what the Edge TPU would leave to the CPU."""
+        return (f"calibrated on {len(work.calibration)} samples", edge_tpu.report(written))
+
+
+@contextmanager
+def _converted(model: Path, out: Path) -> Iterator[tuple[Path, Any]]:
+    """Convert with onnx2tf; gives the folder of what it wrote, and the Keras model."""
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    import onnx2tf
+    from onnx2tf import onnx2tf as converter
+
+    # It would fetch photographs to look at its own intermediate results; noise does.
+    converter.download_test_image_data = _noise
+    scratch = out / ".scratch"
+    try:
+        keras = onnx2tf.convert(
+            input_onnx_file_path=str(model),
+            output_folder_path=str(scratch),
+            not_use_onnxsim=True,
+            non_verbose=True,
+        )
+        yield scratch, keras
+    except SystemExit as error:
+        # onnx2tf ends the process where it cannot convert.
+        raise RuntimeError("onnx2tf cannot convert an operator of the model") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fix_shapes(work: ExportWork, target: Path) -> None:
+    """Write the model with the sizes of one sample."""
+    model = onnx.load(work.model)
+    for value in model.graph.input:
+        if value.name in work.sample:
+            sizes = value.type.tensor_type.shape.dim
+            for place, size in zip(sizes, work.sample[value.name].shape, strict=True):
+                place.dim_value = size
+    # What was inferred for other sizes would contradict these.
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    onnx.save(onnx.shape_inference.infer_shapes(model, data_prop=True), target)
+
+
+def _quantized(model: Any, work: ExportWork) -> bytes:
+    import tensorflow as tf
+
+    inputs = [tf.TensorSpec(i.shape, i.dtype, name=i.name.split(":")[0]) for i in model.inputs]
+    function = tf.function(lambda *given: model(list(given) if len(given) > 1 else given[0]))
+    names = list(work.sample)
+
+    def samples() -> Iterator[list[Array]]:
+        for feeds in work.calibration:
+            yield [_channels_last(feeds[name]) for name in names]
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function(*inputs)], model
+    )
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = samples
+    # No float operators: what has no integer form is refused, not mixed in.
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    written: bytes = converter.convert()
+    return written
+
+
+def _stored(array: Array, detail: Any) -> Array:
+    """An input as the file takes it: q = x / scale + zero point where that is quantized."""
+    scale, zero = detail["quantization"]
+    kind = np.dtype(detail["dtype"])
+    if kind.kind not in "iu" or not scale:
+        return array.astype(kind, copy=False)
+    limits = np.iinfo(kind)
+    rounded: Array = np.clip(np.rint(array / scale + zero), limits.min, limits.max)
+    return rounded.astype(kind)
+
+
+def _restored(array: Array, detail: Any) -> Array:
+    scale, zero = detail["quantization"]
+    if array.dtype.kind not in "iu" or not scale:
+        return np.array(array)
+    return (array.astype(np.float32) - np.float32(zero)) * np.float32(scale)
 
 
 def _noise() -> Array:

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from longshore.api.optimize import Export
 from longshore.artifact.base import Wire
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from longshore_optimizer.convert.lockdown import deny_network
 from longshore_optimizer.convert.parity import compare
 from longshore_optimizer.data import batches, read, synthesize
-from longshore_optimizer.exports.base import Exported, Exporter, ExportWork, Runner
+from longshore_optimizer.exports.base import Exported, ExportWork, Runner
 from longshore_optimizer.exports.registry import exporter
 from longshore_optimizer.measure.protocol import Failure, Request
 from longshore_optimizer.measure.session import open_session, tensor_specs
@@ -29,27 +31,73 @@ from longshore_optimizer.metrics import agreement
 Feeds = dict[str, NDArray[Any]]
 
 _MOST_SAMPLES = 64
+_MOST_CALIBRATION = 256
+_NOT_PLAIN = frozenset(
+    {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "ConvInteger",
+        "MatMulInteger",
+        "If",
+        "Loop",
+        "Scan",
+    }
+)
 _TIMED_SECONDS = 0.5
 
 
 def export(request: Request) -> Exported:
     """Write the format that the request names, and compare it with the ONNX model on the same samples."""
-    work = ExportWork(Path(request["model"]), Path(request["out"]), int(request["threads"]))
-    work.out.mkdir(parents=True, exist_ok=True)
     format_ = exporter(Export(request["export"]))
-    written = format_.write(work)
-    session = open_session(work.model, work.threads)
+    served, original = Path(request["model"]), Path(request["original"])
+    # Where the served model is no float graph, some formats start from the original.
+    from_original = format_.from_float and served != original and not plain_float(served)
+    model = original if from_original else served
+    threads = int(request["threads"])
+    session = open_session(model, threads)
     inputs = tensor_specs(session.get_inputs())
-    names = [o.name for o in session.get_outputs()]
     if request.get("data"):
         dataset = read(Path(request["data"]), "evaluation", inputs).head(_MOST_SAMPLES)
     else:
         dataset = synthesize(inputs, 8, int(request.get("seed", 0)), int(request.get("symbol", 1)))
     feeds: list[Feeds] = [dict(b.feeds) for b in batches(dataset, inputs, 1)]
+    calibration: list[Feeds] = []
+    if request.get("calibration"):
+        given = read(Path(request["calibration"]), "calibration", inputs).head(_MOST_CALIBRATION)
+        calibration = [dict(b.feeds) for b in batches(given, inputs, 1)]
+    work = ExportWork(model, Path(request["out"]), threads, feeds[0], calibration)
+    work.out.mkdir(parents=True, exist_ok=True)
+    written = format_.write(work)
+    files = sorted(p for p in work.out.rglob("*") if p.is_file())
+    exported = Exported(
+        files=tuple(str(p.relative_to(work.out)) for p in files),
+        size_bytes=sum(p.stat().st_size for p in files),
+        least_agreement=format_.least_agreement,
+        runtime=format_.runtime,
+        from_original=from_original,
+        notes=format_.notes(written, work),
+    )
     run = format_.runner(written, work)
+    if isinstance(run, str):
+        return exported.model_copy(update={"not_compared": run})
     wanted = [session.run(None, f) for f in feeds]
     found = [run(f) for f in feeds]
-    return _answer(format_, work, names, wanted, found, _latencies(run, feeds))
+    compared = _compared([o.name for o in session.get_outputs()], wanted, found)
+    latencies = _latencies(run, feeds)
+    timed = {"p50_ms": float(np.percentile(latencies, 50)), "p95_ms": float(np.percentile(latencies, 95))}
+    return exported.model_copy(update={"samples": len(wanted), **timed, **compared})
+
+
+def plain_float(model: Path) -> bool:
+    """Whether a graph computes in float32 alone: nothing quantized, no half precision, no branches."""
+    graph = onnx.load(model, load_external_data=False).graph
+    if any(t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for t in graph.initializer):
+        return False
+    return not any(
+        n.op_type in _NOT_PLAIN or n.op_type.startswith("QLinear") or n.domain not in ("", "ai.onnx")
+        for n in graph.node
+    )
 
 
 def _latencies(run: Runner, feeds: list[Feeds]) -> list[float]:
@@ -64,14 +112,7 @@ def _latencies(run: Runner, feeds: list[Feeds]) -> list[float]:
     return latencies
 
 
-def _answer(
-    format_: Exporter,
-    work: ExportWork,
-    names: list[str],
-    wanted: list[list[Any]],
-    found: list[list[Any]],
-    latencies: list[float],
-) -> Exported:
+def _compared(names: list[str], wanted: list[list[Any]], found: list[list[Any]]) -> dict[str, float]:
     absolute = relative = 0.0
     scores = []
     for first, second in zip(wanted, found, strict=True):
@@ -93,18 +134,11 @@ def _answer(
                 )[0]
             )
         )
-    files = sorted(p for p in work.out.rglob("*") if p.is_file())
-    return Exported(
-        files=tuple(str(p.relative_to(work.out)) for p in files),
-        size_bytes=sum(p.stat().st_size for p in files),
-        samples=len(wanted),
-        max_absolute_error=absolute,
-        max_relative_error=relative,
-        agreement=float(np.mean(scores)),
-        p50_ms=float(np.percentile(latencies, 50)),
-        p95_ms=float(np.percentile(latencies, 95)),
-        runtime=format_.runtime,
-    )
+    return {
+        "max_absolute_error": absolute,
+        "max_relative_error": relative,
+        "agreement": float(np.mean(scores)),
+    }
 
 
 def main() -> None:
