@@ -1,9 +1,9 @@
-"""What can be added to a running cluster: a Gateway, with the kinds of the Gateway API."""
+"""What can be added to a running cluster: a Gateway, with the kinds of the Gateway API, and those of KEDA."""
 
 from pathlib import Path
 
 from e2e.cluster.clients import programs_of_client
-from e2e.cluster.gateway_api import resource_definitions
+from e2e.cluster.definitions import GATEWAY_API, KEDA, Definitions, manifests
 from e2e.cluster.kubectl import kubectl
 from e2e.cluster.target import Say, Target
 
@@ -18,8 +18,17 @@ _READY_SECONDS = 120
 
 def install_gateway_api(kubeconfig: Path, say: Say) -> None:
     """Install the kinds of the Gateway API (standard channel) in a cluster, as an API server alone is too."""
+    _install(GATEWAY_API, kubeconfig, say)
+
+
+def install_keda_kinds(kubeconfig: Path, say: Say) -> None:
+    """Install KEDA's ScaledObject in a cluster, as an API server alone is too; nothing acts on it."""
+    _install(KEDA, kubeconfig, say)
+
+
+def _install(wanted: Definitions, kubeconfig: Path, say: Say) -> None:
     binaries = programs_of_client(say)
-    folder = resource_definitions()
+    folder = manifests(wanted)
     kubectl(binaries, kubeconfig, "apply", "--server-side", "--force-conflicts", "-f", folder, seconds=120)
     # Their files are called GROUP_PLURAL.yaml; one holds no definition but an admission policy.
     names = [path.stem.partition("_")[::2] for path in folder.glob("*_*.yaml")]

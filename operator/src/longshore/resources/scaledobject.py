@@ -63,7 +63,8 @@ def scaled_object(
     elif minimum == 0:
         missing.append(
             "scaling.min 0: while KEDA polls, every "
-            f"{POLLING_SECONDS} s, a client waits in the activator; engine Builtin wakes at once"
+            f"{POLLING_SECONDS} s, a client waits in the activator, and without an answer of Prometheus none "
+            "is woken; engine Builtin wakes at once"
         )
     return Rendered(
         {
@@ -76,8 +77,8 @@ def scaled_object(
                 "maxReplicaCount": max(scaling.ceiling, scaling.min, 1),
                 "pollingInterval": POLLING_SECONDS,
                 "cooldownPeriod": int(min(seconds(scaling.idle_after), 86400)),
-                # Without this, null metrics take a model to its minimum (kedacore/keda#3065).
-                "fallback": {"failureThreshold": 3, "replicas": max(minimum, 1)},
+                # No `fallback`: it would put a constant in the place of a number that is not known, where a
+                # trigger that fails leaves all as it is; and KEDA refuses one beside triggers of CPU alone.
                 "advanced": {
                     "restoreToOriginalReplicaCount": False,
                     "horizontalPodAutoscalerConfig": {"behavior": behavior(scaling)},
@@ -113,7 +114,8 @@ def _prometheus(address: str, query: str, threshold: float) -> dict[str, Any]:
         "metadata": {
             "serverAddress": address,
             "query": query,
-            "threshold": f"{threshold:g}",
+            # KEDA makes an HPA of it, which knows thousandths.
+            "threshold": f"{max(threshold, 0.001):.15g}",
             # An empty answer is an error, which holds, not a zero, which would scale down.
             "ignoreNullValues": "false",
         },
