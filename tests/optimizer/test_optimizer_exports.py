@@ -1,5 +1,6 @@
 """Exports for other runtimes: each is run and compared, and what cannot be written is said."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import onnxruntime as ort
 import pytest
 from longshore.api.optimize import Export, TechniqueName
 from longshore.artifact.manifest import Candidate, Verdict
+from longshore_optimizer.data import TensorSpec
 from longshore_optimizer.exports import edge_tpu
 from longshore_optimizer.exports.run import Sources, make
+from longshore_optimizer.exports.tensorrt import recipe
 from longshore_optimizer.measure.cpu import usable_cores
 from longshore_optimizer.pipeline import optimize
 from longshore_optimizer.progress import Reporter
@@ -48,7 +51,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cores=usable_cores(1),
             evaluation=data,
             techniques=(TechniqueName.GRAPH,),
-            exports=(Export.ORT, Export.OPENVINO, Export.CORE_ML),
+            exports=(Export.ORT, Export.OPENVINO, Export.TENSORRT),
         ),
         Reporter(),
     )
@@ -148,9 +151,43 @@ def test_full_integer_tflite_without_calibration_data_says_what_to_add(tmp_path:
     assert not (tmp_path / "out" / "TFLiteInt8").exists()
 
 
-def test_an_export_that_is_not_written_is_a_row_of_the_table(artifact: Path) -> None:
-    assert "Skipped" in rows(artifact)["CoreML"]
-    assert not (artifact / "exports" / "CoreML").exists()
+def test_tensorrt_gets_the_model_and_the_command_that_builds_its_engine(artifact: Path) -> None:
+    told = rows(artifact)["TensorRT"]
+    assert "Kept" in told
+    assert "not compared here: an engine is built on the GPU that runs it" in told
+    written = artifact / "exports" / "TensorRT"
+    served = ort.InferenceSession(str(artifact / "model.onnx"), providers=["CPUExecutionProvider"])
+    copied = ort.InferenceSession(str(written / "model.onnx"), providers=["CPUExecutionProvider"])
+    feeds = {"x": IMAGES[:2]}
+    np.testing.assert_allclose(copied.run(None, feeds)[0], served.run(None, feeds)[0], atol=1e-4)
+    text = (written / "build-engine.txt").read_text()
+    assert "--onnx=model.onnx" in text
+    assert "--minShapes=x:1x3x32x32" in text
+    assert "--optShapes=x:8x3x32x32" in text
+    assert "--maxShapes=x:32x3x32x32" in text
+    assert "--fp16" in text
+    assert hashlib.sha256((written / "model.onnx").read_bytes()).hexdigest()[:12] in text
+
+
+def test_an_engine_of_fixed_shapes_needs_none_in_the_command() -> None:
+    fixed = TensorSpec("x", "float32", (1, 4), (1, 4))
+    assert "Shapes=" not in recipe([fixed], {"x": (1, 4)}, "0" * 64)
+    free = TensorSpec("ids:0", "int64", (None, None), ("batch", "length"))
+    text = recipe([free], {"ids:0": (1, 12)}, "0" * 64)
+    assert "--minShapes=\\'ids:0\\':1x1" in text
+    assert "--maxShapes=\\'ids:0\\':32x12" in text
+
+
+def test_an_export_whose_library_is_missing_says_which_image_to_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "openvino.py").write_text("raise ModuleNotFoundError('No module named openvino')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hidden"))
+    row = made(Export.OPENVINO, mlp(tmp_path / "model.onnx"), None, tmp_path / "out")
+    assert row.verdict is Verdict.SKIPPED
+    assert "use an image with longshore-optimizer[openvino]" in row.reason
+    assert not (tmp_path / "out" / "OpenVINO").exists()
 
 
 def test_what_a_runtime_cannot_take_leaves_no_files(tmp_path: Path) -> None:

@@ -11,6 +11,10 @@ EXPORTERS: dict[Export, tuple[str, str, str | None]] = {
     Export.TFLITE: ("tflite", "TfLite", "tensorflow"),
     Export.TFLITE_FLOAT16: ("tflite", "TfLiteFloat16", "tensorflow"),
     Export.TFLITE_INT8: ("tflite", "TfLiteInt8", "tensorflow"),
+    Export.EXECUTORCH: ("executorch", "ExecuTorch", "executorch"),
+    Export.TORCHSCRIPT_LITE: ("torchscript_lite", "TorchScriptLite", "pytorch"),
+    Export.TENSORRT: ("tensorrt", "TensorRt", None),
+    Export.CORE_ML: ("core_ml", "CoreMl", "coreml"),
     Export.OPENVINO: ("openvino_ir", "OpenVino", "openvino"),
 }
 """Module, class, and the extra of this package that it needs."""

@@ -28,16 +28,17 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # torch comes without 
     def __init__(
         self,
         model: onnx.ModelProto,
-        target: str,
+        target: str | Sequence[str],
         rounding: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
-        """Prepare the nodes that `target` needs; `rounding` says by name what to make of a tensor.
+        """Prepare the nodes that `target` (one tensor or several) needs; `rounding` says by name what to make
+        of a tensor.
 
         Raises:
             NotApplicableError: an operator that cannot be trained here.
         """
         super().__init__()
-        self._nodes = needed(model.graph, target)
+        self._nodes = needed(model.graph, *([target] if isinstance(target, str) else target))
         self._rounding = dict(rounding or {})
         unknown = sorted(
             {n.op_type for n in self._nodes if n.domain not in ("", "ai.onnx") or n.op_type not in _OPERATORS}
@@ -89,9 +90,9 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # torch comes without 
                 editing.set_constant(tensor, trained[tensor.name].detach().numpy())
 
 
-def needed(graph: onnx.GraphProto, target: str) -> list[onnx.NodeProto]:
-    """Nodes on the way to a tensor, in order."""
-    wanted, result = {target}, []
+def needed(graph: onnx.GraphProto, *targets: str) -> list[onnx.NodeProto]:
+    """Nodes on the way to these tensors, in order."""
+    wanted, result = set(targets), []
     for node in reversed(graph.node):
         if wanted & set(node.output):
             wanted.update(n for n in node.input if n)
