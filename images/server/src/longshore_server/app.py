@@ -22,6 +22,7 @@ from longshore_server.metrics import Metrics
 from longshore_server.mirrorclient import KEY_HEADER
 from longshore_server.mirrorlease import parse
 from longshore_server.sagemaker import Invocations
+from longshore_server.samples import LARGEST, Samples
 from longshore_server.served import ServedModel
 from longshore_server.tfrest import Predict
 from longshore_server.v2rest import CopiedWork, V2Rest
@@ -30,9 +31,13 @@ _PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
 _V2_MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<call>/[a-z]+)?")
 _V1_MODEL = re.compile(r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[^/:]+))?(?P<call>[/:][a-z]+)?")
 _MIRROR = "/mirror"
+_SAMPLES = "/samples"
+_GUARDED = frozenset((_MIRROR, _SAMPLES))
+_SOURCE = b"Longshore-Samples: %b\r\n"
+"""Header that tells where recorded requests come from."""
 _KEY = KEY_HEADER.lower().encode()
 _OPEN_PATHS = frozenset(
-    ("/v2/health/live", "/v2/health/ready", "/ping", "/metrics", "/metrics/predictions", _MIRROR)
+    ("/v2/health/live", "/v2/health/ready", "/ping", "/metrics", "/metrics/predictions", *_GUARDED)
 )
 
 
@@ -61,7 +66,8 @@ class App:
     ) -> None:
         """Before `serve` every call but liveness and metrics is answered 503.
 
-        With `mirror_key` whoever knows it may ask for mirroring, and may send copies.
+        With `mirror_key` whoever knows it may ask for mirroring and for recorded requests, and may send
+        copies.
         """
         self._name = name
         self._version = version
@@ -70,9 +76,11 @@ class App:
         self._body_limit = body_limit
         self._mirror_key = mirror_key.encode()
         self._inference: Inference | None = None
+        self._samples: Samples | None = None
 
-    def serve(self, served: ServedModel) -> None:
-        """Begin to answer for the model."""
+    def serve(self, served: ServedModel, samples: Samples | None = None) -> None:
+        """Begin to answer for the model; `samples` are given to whoever knows the key."""
+        self._samples = samples
         v2, predict = V2Rest(served), Predict(served)
         copies = V2Rest(served, CopiedWork)
         self._inference = Inference(served, v2, copies, predict, Invocations(served, v2, predict))
@@ -106,11 +114,12 @@ class App:
             "/metrics": ("GET", self._exposition),
             "/metrics/predictions": ("GET", self._predictions),
             _MIRROR: ("POST", self._mirror),
+            _SAMPLES: ("GET", self._recorded),
             "/v2": ("GET", _json(lambda: (describe.server(__version__), 200))),
             "/v2/repository/index": ("POST", _json(self._index)),
             "/v1/models": ("GET", _json(lambda: ({"models": [self._name]}, 200))),
         }
-        if path == _MIRROR:
+        if path in _GUARDED:
             self._check_mirror_key(head)
         if (found := fixed.get(path.rstrip("/") or path)) is not None:
             return found
@@ -188,14 +197,25 @@ class App:
 
     def _check_mirror_key(self, head: RequestHead) -> None:
         if not self._mirror_key:
-            raise not_found(f"no such path: {_MIRROR}: this server was started without --mirror-target")
+            raise not_found(f"no such path: {head.path}: this server was started without --mirror-target")
         if not self._is_copy(head):
-            raise unauthenticated(f"no valid {KEY_HEADER}: mirroring is asked for by the operator")
+            raise unauthenticated(f"no valid {KEY_HEADER}: {head.path} is for the operator")
 
     def _mirror(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
         wanted = parse(body)
         self._metrics.lease.grant(wanted)
         exchange.answer_json({"share": self._metrics.lease.share, "seconds": wanted.seconds})
+
+    def _recorded(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
+        if self._samples is None or self._inference is None:
+            raise overloaded("the model is still being loaded: retry shortly")
+        samples, signature = self._samples, self._inference.served.admission.signature
+        headers = _SOURCE % samples.source.encode()
+        exchange.run_aside(
+            LARGEST,
+            lambda: samples.lines(signature),
+            lambda lines: exchange.answer(lines, b"application/jsonl", headers),
+        )
 
     def _exposition(self, exchange: Exchange, head: RequestHead, body: Body) -> None:
         exchange.answer(self._metrics.exposition(), _PROMETHEUS)

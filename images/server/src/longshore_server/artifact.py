@@ -12,6 +12,7 @@ from longshore_server.onnxfile import ExternalData, NotOnnxError, external_data
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 CASCADE_FILE = "cascade.json"
+SAMPLES_FILE = "samples.jsonl"
 _MANIFEST_LIMIT = 16 << 20
 
 
@@ -32,11 +33,15 @@ class CascadeFile:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What is served: one ONNX file, or a cascade of two. `chosen` is the optimizer's candidate, if known."""
+    """What is served: one ONNX file, or a cascade of two.
+
+    `chosen` is the optimizer's candidate, if known; `samples` the requests that it recorded, if it did.
+    """
 
     model: Path
     cascade: CascadeFile | None = None
     chosen: str = ""
+    samples: Path | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -54,9 +59,9 @@ def locate(path: Path) -> Artifact:
         artifact = Artifact(path)
     elif (path / CASCADE_FILE).is_file():
         cascade = _read_cascade(path)
-        artifact = Artifact(cascade.small, cascade)
+        artifact = Artifact(cascade.small, cascade, samples=_samples(path))
     else:
-        artifact = Artifact(_only_model(path), chosen=_chosen(path))
+        artifact = Artifact(_only_model(path), chosen=_chosen(path), samples=_samples(path))
     for file in artifact.files:
         check(file)
     return artifact
@@ -156,6 +161,11 @@ def _chosen(directory: Path) -> str:
         return ""
     chosen = _read_json(manifest).get("chosen")
     return chosen if isinstance(chosen, str) else ""
+
+
+def _samples(directory: Path) -> Path | None:
+    file = directory / SAMPLES_FILE
+    return file if file.is_file() and file.resolve().is_relative_to(directory.resolve()) else None
 
 
 def _read_cascade(directory: Path) -> CascadeFile:

@@ -21,6 +21,7 @@ from longshore_server.errors import RequestError, backend_failed, deadline_excee
 from longshore_server.inference import Group, Outputs, Payload, Work
 from longshore_server.metrics import Metrics
 from longshore_server.mirror import Mirror
+from longshore_server.samples import Samples
 from longshore_server.session import Signature
 
 _log = logging.getLogger(__name__)
@@ -62,13 +63,15 @@ class Batcher:
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
         mirror: Mirror | None = None,
+        samples: Samples | None = None,
     ) -> None:
-        """Nothing starts before the first request; `mirror` is shown every answer."""
+        """Nothing starts before the first request; `mirror` and `samples` are shown every answer."""
         self._engine = engine
         self._options = options
         self._metrics = metrics
         self._loop = loop
         self._mirror = mirror
+        self._samples = samples
         self._groups: dict[Group, None] = {}  # those that wait, in no order
         self._waiting = 0
         self._running = 0
@@ -271,6 +274,8 @@ class Batcher:
         self._metrics.predicted(works, outputs)
         if self._mirror is not None:
             self._mirror.observe(works, outputs)
+        if self._samples is not None:
+            self._samples.observe(works)
 
     def _wrong_rows(self, group: Group, works: list[Work], rows: int, began: float, run: "Run") -> None:
         """The model gave other rows than it got: what it proved at start does not hold for these values."""

@@ -28,6 +28,7 @@ from longshore_server.metrics import Metrics, SharedMemory, escape_label
 from longshore_server.mirror import LARGEST, Mirror
 from longshore_server.mirrorclient import Target
 from longshore_server.observing import observers
+from longshore_server.samples import Samples
 from longshore_server.served import ServedModel
 from longshore_server.session import SessionOptions, runtime_version
 from longshore_server.tls import Certificates
@@ -95,6 +96,7 @@ class Worker:
             settings.mirror_key,
         )
         self._mirror: Mirror | None = None
+        self._samples = Samples(artifact.samples) if settings.mirror_key else None
         self._grpc: GrpcServer | None = None
         self._observers = observers(settings)
         self._stop = asyncio.Event()
@@ -161,12 +163,12 @@ class Worker:
             admission=Admission(
                 loaded.engine.signature, loaded.batched, settings.limits.tensor_rank, loaded.cost
             ),
-            batcher=Batcher(loaded.engine, options, self._metrics, loop, self._mirror),
+            batcher=Batcher(loaded.engine, options, self._metrics, loop, self._mirror, self._samples),
             metrics=self._metrics,
             max_batch_size=settings.max_batch_size if loaded.batched else 0,
             ready=True,
         )
-        self._app.serve(served)
+        self._app.serve(served, self._samples)
         self._metrics.ready(True)
         _log.info("ready", extra={"fields": {"model": served.name, "batched": loaded.batched}})
         return served

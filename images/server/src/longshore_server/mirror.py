@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, TypeVar
 import orjson
 
 from longshore_server.dtypes import Array, pack_bytes
+from longshore_server.inference import payload_length
 from longshore_server.mirrorclient import Connection, Target
 from longshore_server.mirrorcompare import BadAnswerError, parse_answer, same
 
 if TYPE_CHECKING:
-    from longshore_server.inference import Outputs, Payload, Work
+    from longshore_server.inference import Outputs, Work
     from longshore_server.metrics import Metrics
     from longshore_server.session import Signature
 
@@ -122,7 +123,7 @@ class Mirror:
     def _copy(self, work: "Work", outputs: "Outputs", start: int) -> _Copy | None:
         own = [outputs.array(index, start, work.rows) for index in range(len(outputs.arrays))]
         answered = sum(array.nbytes for array in own)
-        asked = sum(map(_length, work.payloads))
+        asked = sum(map(payload_length, work.payloads))
         if max(asked, answered) > LARGEST or self._queued_bytes + asked + answered > _QUEUED_BYTES:
             return None
         json_length, body = encode(self._signature, work)
@@ -225,10 +226,3 @@ def encode(signature: "Signature", work: "Work") -> tuple[int, bytes]:
         )
     document = orjson.dumps({"inputs": tensors, "parameters": {"binary_data_output": True}})
     return len(document), b"".join((document, *blobs))
-
-
-def _length(payload: "Payload") -> int:
-    """Bytes of one input; of strings about."""
-    if isinstance(payload, list):
-        return sum(len(text) + 4 for text in payload)
-    return memoryview(payload).nbytes
