@@ -61,7 +61,7 @@ async def test_both_revisions_answer_the_same_requests_until_they_are_not_needed
 ) -> None:
     senses = exerciser._senses
     with Server(models.mlp(tmp_path / "mlp")) as server:
-        monkeypatch.setattr("longshore.preflight.HTTP_PORT", server.http_port)
+        monkeypatch.setattr("longshore.inference.HTTP_PORT", server.http_port)
 
         def counted() -> tuple[float, float]:
             found = server.metrics()
@@ -74,7 +74,7 @@ async def test_both_revisions_answer_the_same_requests_until_they_are_not_needed
                 for kind in ("", "failed_")
             )
 
-        wanted = Exercise(50.0, ("127.0.0.1",), ("127.0.0.1",), thin=True)
+        wanted = Exercise(50.0, ("127.0.0.1",), ("127.0.0.1",), thin=True, mirror_key="")
         async with asyncio.timeout(30):
             while (await asyncio.to_thread(counted))[0] < 60:
                 exerciser.exercise(KEY, wanted)
@@ -90,9 +90,9 @@ async def test_it_goes_on_for_a_while_and_ends_by_itself_where_traffic_is_no_lon
     exerciser: Exerciser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Server(models.mlp(tmp_path / "mlp")) as server:
-        monkeypatch.setattr("longshore.preflight.HTTP_PORT", server.http_port)
-        thin = Exercise(50.0, ("127.0.0.1",), ("127.0.0.1",), thin=True)
-        enough = Exercise(50.0, ("127.0.0.1",), ("127.0.0.1",), thin=False)
+        monkeypatch.setattr("longshore.inference.HTTP_PORT", server.http_port)
+        thin = Exercise(50.0, ("127.0.0.1",), ("127.0.0.1",), thin=True, mirror_key="")
+        enough = Exercise(50.0, ("127.0.0.1",), ("127.0.0.1",), thin=False, mirror_key="")
         exerciser.exercise(KEY, enough)
         assert KEY not in exerciser._senses.exercising
         exerciser.exercise(KEY, thin)
@@ -105,11 +105,11 @@ async def test_it_goes_on_for_a_while_and_ends_by_itself_where_traffic_is_no_lon
 async def test_pods_that_cannot_be_asked_end_in_nothing(
     exerciser: Exerciser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("longshore.preflight.HTTP_PORT", 1)
+    monkeypatch.setattr("longshore.inference.HTTP_PORT", 1)
     monkeypatch.setattr("longshore.exercise.RETRY", 0.05)
     for stable in ((), ("127.0.0.1",)):
-        exerciser.exercise(KEY, Exercise(5.0, ("127.0.0.1",), stable, thin=True))
+        exerciser.exercise(KEY, Exercise(5.0, ("127.0.0.1",), stable, thin=True, mirror_key=""))
         async with asyncio.timeout(20):
             while KEY in exerciser._senses.exercising:
-                exerciser.exercise(KEY, Exercise(5.0, ("127.0.0.1",), stable, thin=False))
+                exerciser.exercise(KEY, Exercise(5.0, ("127.0.0.1",), stable, thin=False, mirror_key=""))
                 await asyncio.sleep(0.01)

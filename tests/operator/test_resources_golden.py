@@ -59,7 +59,7 @@ PRIVATE: dict[str, Any] = {
 
 def job() -> dict[str, Any]:
     spec = parse_spec(PRIVATE)
-    request = job_request(OWNER, spec.model, spec.optimize, spec.serving, SETTINGS)
+    request = job_request(OWNER, spec.model, spec.optimize, spec.serving, 16, SETTINGS)
     key = artifact_key(spec.model, spec.optimize, spec.serving)
     return optimize_job(OWNER, key, request, spec.serving, SETTINGS, attempt=2, retry="please")
 

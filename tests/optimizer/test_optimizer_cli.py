@@ -48,7 +48,8 @@ def optimized(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 def test_json_is_the_manifest_that_was_written(optimized: tuple[Path, dict[str, object]]) -> None:
     out, printed = optimized
     assert printed == json.loads((out / "manifest.json").read_text())
-    assert {p.name for p in out.iterdir()} == {"manifest.json", "model.onnx", "report.html", "report.md"}
+    files = {"manifest.json", "model.onnx", "report.html", "report.md", "samples.jsonl"}
+    assert {p.name for p in out.iterdir()} == files
 
 
 def test_the_manifest_has_the_promised_fields(

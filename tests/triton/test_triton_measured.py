@@ -23,7 +23,7 @@ OWNER = Owner(*KEY, "uid")
 @pytest.fixture(autouse=True)
 def ports_in_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both servers run on one host here: their addresses name the port."""
-    monkeypatch.setattr("longshore.preflight._base", lambda address: f"http://{address}")
+    monkeypatch.setattr("longshore.inference._base", lambda address: f"http://{address}")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def ended(measurer: Measurer, wanted: Measurement) -> None:
 async def test_both_runtimes_are_timed_on_the_same_requests(tmp_path: Path, measurer: Measurer) -> None:
     model = models.mlp(tmp_path / "mlp")
     with Server(model, "--name", "mlp") as server, Triton(model, tmp_path, name="mlp") as triton:
-        wanted = Measurement("r1", {ONNX: f"127.0.0.1:{server.http_port}", TRITON: triton.address})
+        wanted = Measurement("r1", {ONNX: f"127.0.0.1:{server.http_port}", TRITON: triton.address}, "")
         await ended(measurer, wanted)
         found = measurer._senses.measured[KEY]
         assert (found.revision, found.failures, found.error) == ("r1", {}, "")
@@ -66,14 +66,14 @@ async def test_one_that_fails_where_the_other_answers_is_named(tmp_path: Path) -
         Server(models.mlp(tmp_path / "narrow", (4, 8)), "--name", "mlp") as narrow,
     ):
         names = {ONNX: f"127.0.0.1:{wide.http_port}", TRITON: f"127.0.0.1:{narrow.http_port}"}
-        found = await measure("mlp", Measurement("r1", names), rounds=1, slice_seconds=0.02)
+        found = await measure("mlp", Measurement("r1", names, ""), rounds=1, slice_seconds=0.02)
     assert found.speeds.keys() == {ONNX}
     assert "fails on a request that another answers: HTTP 400" in found.failures[TRITON]
 
 
 async def test_a_pod_that_is_gone_is_an_error_that_is_tried_again(measurer: Measurer) -> None:
     (port,) = free_ports(1)
-    wanted = Measurement("r1", dict.fromkeys((ONNX, TRITON), f"127.0.0.1:{port}"))
+    wanted = Measurement("r1", dict.fromkeys((ONNX, TRITON), f"127.0.0.1:{port}"), "")
     await ended(measurer, wanted)
     assert measurer._senses.measured[KEY].error
     measurer.measure(OWNER, wanted)

@@ -13,6 +13,7 @@ from longshore.plan.rollout.model import PreflightView
 from longshore.plan.rollout.store import load_state
 from longshore.plan.state import Observed
 from longshore.preflight import preflight
+from longshore.resources.names import mirror_key
 from longshore.senses import Senses
 
 RETRY = 10.0
@@ -79,6 +80,7 @@ async def _examine(observed: Observed, revision: str) -> PreflightView:
         new,
         spec.rollout.preflight,
         seconds(objective) if objective else None,
+        mirror_key(observed.owner),
     )
 
 

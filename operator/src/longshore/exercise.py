@@ -6,14 +6,13 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 
 from longshore.index import Key
-from longshore.plan.preflight import requests_for
+from longshore.inference import ask
 from longshore.plan.state import Exercise
-from longshore.preflight import ask, metadata_of
+from longshore.samples import LARGEST, sources
 from longshore.senses import Senses
 
 LINGER = 60.0
@@ -86,7 +85,7 @@ class Exerciser:
                 connector=aiohttp.TCPConnector(limit=0),
                 trust_env=False,
             )
-        samples: Sequence[dict[str, Any]] = ()
+        samples: Sequence[bytes] = ()
         while not samples and time.monotonic() < run.until:
             samples = await _samples(self._session, key[1], run.wanted)
             if not samples:
@@ -102,7 +101,9 @@ class Exerciser:
                     for pods in (run.wanted.canary, run.wanted.stable):
                         if pods:
                             address = pods[number % len(pods)]
-                            task = asyncio.ensure_future(_send(self._session, address, key[1], sample))
+                            task = asyncio.ensure_future(
+                                _send(self._session, address, key[1], sample, run.wanted.mirror_key)
+                            )
                             in_flight.add(task)
                             task.add_done_callback(in_flight.discard)
                 # What could not be sent in time is left out, not made up for in a burst.
@@ -113,22 +114,33 @@ class Exerciser:
                 task.cancel()
 
 
-async def _send(session: aiohttp.ClientSession, address: str, name: str, sample: dict[str, Any]) -> None:
+async def _send(
+    session: aiohttp.ClientSession, address: str, name: str, sample: bytes, mirror_key: str
+) -> None:
     """Ask once; the pod itself counts what became of it."""
-    await ask(session, address, name, sample)
+    await ask(session, address, name, sample, mirror_key)
 
 
-async def _samples(session: aiohttp.ClientSession, name: str, wanted: Exercise) -> list[dict[str, Any]]:
+async def _samples(session: aiohttp.ClientSession, name: str, wanted: Exercise) -> list[bytes]:
     """Give the requests that the stable revision answers: others would say nothing about the canary."""
-    found: list[dict[str, Any]] = []
-    for address in wanted.stable[:1]:
-        try:
-            metadata = await metadata_of(session, address, name)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            _LOGGER.info("a pod does not describe its model: %s", error)
-            return []
-        for request in requests_for(metadata, 2 * SAMPLES):
-            answer = await ask(session, address, name, request)
-            if answer.outputs is not None:
+    if not wanted.stable:
+        return []
+    stable = wanted.stable[0]
+    recorders = (*wanted.canary[:1], stable)
+    found: list[bytes] = []
+    size = 0
+    try:
+        async for _, requests in sources(session, name, stable, recorders, wanted.mirror_key, SAMPLES):
+            for request in requests:
+                answer = await ask(session, stable, name, request, wanted.mirror_key)
+                if answer.outputs is None:
+                    continue
                 found.append(request)
-    return found[:SAMPLES]
+                size += len(request)
+                if len(found) >= SAMPLES or size >= LARGEST:
+                    break
+            if found:
+                break
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        _LOGGER.info("a pod does not describe its model: %s", error)
+    return found

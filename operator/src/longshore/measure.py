@@ -5,19 +5,20 @@ import itertools
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import aiohttp
 
 from longshore.api.serving import RuntimeName
 from longshore.index import Key
+from longshore.inference import ask
 from longshore.plan.choice import Measured, Speed
-from longshore.plan.preflight import requests_for
+from longshore.plan.preflight import Answered
 from longshore.plan.state import Measurement
-from longshore.preflight import ask, metadata_of
 from longshore.resources.names import Owner
+from longshore.samples import LARGEST, sources
 from longshore.senses import Senses
 
 SAMPLES = 16
@@ -116,7 +117,7 @@ async def measure(
             asyncio.timeout(DEADLINE),
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT), trust_env=False) as session,
         ):
-            samples, failures = await _samples(session, name, wanted.addresses)
+            samples, failures = await _samples(session, name, wanted)
             if not samples:
                 told = "no sample request fits the model"
                 return Measured(wanted.revision, failures=failures, nothing=f"not measured: {told}")
@@ -125,7 +126,12 @@ async def measure(
                 order = list(timed) if turn % 2 == 0 else list(reversed(timed))
                 for runtime in order:
                     address = wanted.addresses[runtime]
-                    await _take_turn(session, address, name, samples, timed[runtime], slice_seconds)
+                    await _take_turn(
+                        partial(ask, session, address, name, key=wanted.mirror_key),
+                        samples,
+                        timed[runtime],
+                        slice_seconds,
+                    )
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         return Measured(wanted.revision, error=str(error) or type(error).__name__)
     failures |= {runtime: one.failure for runtime, one in timed.items() if one.failure}
@@ -134,34 +140,36 @@ async def measure(
 
 
 async def _samples(
-    session: aiohttp.ClientSession, name: str, addresses: Mapping[RuntimeName, str]
-) -> tuple[list[dict[str, Any]], dict[RuntimeName, str]]:
+    session: aiohttp.ClientSession, name: str, wanted: Measurement
+) -> tuple[list[bytes], dict[RuntimeName, str]]:
     """Give the requests that a runtime answers, and which runtime fails on what another answers."""
-    metadata = await metadata_of(session, next(iter(addresses.values())), name)
-    samples: list[dict[str, Any]] = []
+    samples: list[bytes] = []
     failures: dict[RuntimeName, str] = {}
-    for request in requests_for(metadata, 2 * SAMPLES):
-        answers = {
-            runtime: await ask(session, address, name, request) for runtime, address in addresses.items()
-        }
-        if all(answer.outputs is None for answer in answers.values()):
-            continue
-        samples.append(request)
-        failures |= {
-            runtime: f"it fails on a request that another answers: {answer.error}"
-            for runtime, answer in answers.items()
-            if answer.outputs is None
-        }
-        if len(samples) >= SAMPLES:
+    pods = tuple(wanted.addresses.values())
+    async for _, requests in sources(session, name, pods[0], pods, wanted.mirror_key, SAMPLES):
+        for request in requests:
+            answers = {
+                runtime: await ask(session, address, name, request, wanted.mirror_key)
+                for runtime, address in wanted.addresses.items()
+            }
+            if all(answer.outputs is None for answer in answers.values()):
+                continue
+            samples.append(request)
+            failures |= {
+                runtime: f"it fails on a request that another answers: {answer.error}"
+                for runtime, answer in answers.items()
+                if answer.outputs is None
+            }
+            if len(samples) >= SAMPLES or sum(map(len, samples)) >= LARGEST:
+                break
+        if samples:
             break
     return samples, failures
 
 
 async def _take_turn(
-    session: aiohttp.ClientSession,
-    address: str,
-    name: str,
-    samples: Sequence[dict[str, Any]],
+    asked: Callable[[bytes], Awaitable[Answered]],
+    samples: Sequence[bytes],
     timed: _Timed,
     slice_seconds: float,
 ) -> None:
@@ -169,7 +177,7 @@ async def _take_turn(
 
     async def send(until: float, times: list[float]) -> None:
         while time.perf_counter() < until or not times:
-            answer = await ask(session, address, name, next(requests))
+            answer = await asked(next(requests))
             if answer.outputs is None:
                 timed.failure = timed.failure or answer.error
                 return
@@ -177,7 +185,7 @@ async def _take_turn(
 
     # The first requests of a turn find caches that the other runtime has left.
     for _ in range(WARM_UP):
-        await ask(session, address, name, next(requests))
+        await asked(next(requests))
     await send(time.perf_counter() + slice_seconds, timed.seconds)
     began = time.perf_counter()
     several: list[list[float]] = [[] for _ in range(IN_FLIGHT)]

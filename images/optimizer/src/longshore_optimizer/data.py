@@ -85,6 +85,21 @@ class Dataset:
             left -= take
         return Dataset(self.name, tuple(shards))
 
+    def spread(self, count: int) -> "Dataset":
+        """Give at most `count` samples, at even distances, in order."""
+        if count >= self.count:
+            return self
+        wanted = np.linspace(0, self.count - 1, count).round().astype(int)
+        shards: list[Shard] = []
+        before = 0
+        for shard in self.shards:
+            own = wanted[(wanted >= before) & (wanted < before + shard.count)] - before
+            if own.size:
+                labels = shard.labels[own] if shard.labels is not None else None
+                shards.append(Shard({k: v[own] for k, v in shard.arrays.items()}, labels))
+            before += shard.count
+        return Dataset(self.name, tuple(shards))
+
 
 def read(path: Path, name: str, inputs: Sequence[TensorSpec], *, max_bytes: int = 8 << 30) -> Dataset:
     """Read a `.npz`, or a directory of them in name order, and check it against the model's inputs.

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from longshore.artifact.job import JobReport, JobRequest, Outcome
-from longshore.artifact.manifest import MANIFEST_NAME, MODEL_NAME
+from longshore.artifact.manifest import MANIFEST_NAME, MODEL_NAME, SAMPLES_NAME
 
 from longshore_optimizer import modeldir
 from longshore_optimizer.errors import EXIT_FAILED, EXIT_OK, Problem, Reason, exit_code
@@ -78,6 +78,9 @@ def _place(fetched: Path, out: Path, request: JobRequest | None) -> None:
         target = out / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.path.parent / name, target)
+    recorded = source.path.parent / SAMPLES_NAME
+    if recorded.is_file() and not recorded.is_symlink():
+        shutil.copyfile(recorded, out / SAMPLES_NAME)
     extra = source.path.parent / "cascade.json"
     if extra.is_file():
         shutil.copytree(

@@ -161,6 +161,7 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport:
             training=_path(inputs, "training"),
             teacher=_path(inputs, _TEACHER),
             metric_function=_path(inputs, _METRIC),
+            samples=request.samples,
             key=key,
             ledger=Ledger(StorePlace(store, key), key),
             **settings_of(request.optimize),  # type: ignore[arg-type]

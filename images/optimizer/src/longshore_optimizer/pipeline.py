@@ -73,7 +73,12 @@ def optimize(request: Request, reporter: Reporter) -> Manifest:
             result = Result(request, prepared.path, prepared.path, prepared.runnable, original, decision)
         else:
             result = _search(request, subject, reporter, left)
-        result = replace(result, format=prepared.format, conversion=prepared.conversion)
+        result = replace(
+            result,
+            format=prepared.format,
+            conversion=prepared.conversion,
+            recorded=evaluation or calibration,
+        )
         if request.exports:
             reporter.stage("Export", ", ".join(e.value for e in request.exports), best=result.decision.chosen)
             result = replace(result, exports=make_exports(result))

@@ -27,7 +27,8 @@ class Request:
 
     `teacher` is a model in any format, for distillation; `epochs` the most passes over the training data for
     one candidate. `metric` and `max_drop` count only
-    where there is evaluation data (or agreement is asked for by name).
+    where there is evaluation data (or agreement is asked for by name). `samples` is how many rows of the data
+    become sample requests in the artifact.
     """
 
     model: Path
@@ -56,6 +57,7 @@ class Request:
     trials: int = 40
     seconds: float = 1800.0
     seed: int = 0
+    samples: int = 16
     on_miss: OnMiss = OnMiss.SERVE_ORIGINAL
     optimize: bool = True
     key: str | None = None

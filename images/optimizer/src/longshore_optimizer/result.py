@@ -10,6 +10,7 @@ from longshore.artifact.manifest import (
     MANIFEST_NAME,
     MODEL_NAME,
     ORIGINAL,
+    SAMPLES_NAME,
     Candidate,
     Conversion,
     Environment,
@@ -20,30 +21,24 @@ from longshore.artifact.manifest import (
     Verdict,
 )
 
-from longshore_optimizer import modeldir
+from longshore_optimizer import modeldir, samples
 from longshore_optimizer.cascade import CASCADE_NAME
 from longshore_optimizer.convert.protocol import Converted
-from longshore_optimizer.data import TensorSpec
+from longshore_optimizer.data import Dataset, TensorSpec
 from longshore_optimizer.decide import Decision, Trial
 from longshore_optimizer.exports import run as exports
 from longshore_optimizer.fetch.sink import disk_problem
 from longshore_optimizer.measure import cpu
 from longshore_optimizer.report import html, markdown
 from longshore_optimizer.request import Request
+from longshore_optimizer.samples import WIRE_TYPES
 from longshore_optimizer.techniques.base import ModelFacts
 from longshore_optimizer.verify import Runnable
-
-_WIRE_TYPES = {
-    "float16": "FP16", "float32": "FP32", "float64": "FP64",
-    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
-    "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
-    "bool": "BOOL", "object": "BYTES",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Result:
-    """Everything that the manifest and the report are made from."""
+    """Everything that the artifact is made from; a few rows of `recorded` become sample requests."""
 
     request: Request
     original_path: Path
@@ -56,11 +51,12 @@ class Result:
     facts: ModelFacts | None = None
     notes: tuple[str, ...] = ()
     exports: tuple[Candidate, ...] = ()
+    recorded: Dataset | None = None
 
 
 def tensor(spec: TensorSpec) -> Tensor:
     """Describe an input or output as the manifest does."""
-    return Tensor(name=spec.name, dtype=_WIRE_TYPES[spec.dtype], shape=spec.symbols)
+    return Tensor(name=spec.name, dtype=WIRE_TYPES[spec.dtype], shape=spec.symbols)
 
 
 def candidate(trial: Trial) -> Candidate:
@@ -157,6 +153,9 @@ def write(result: Result) -> Manifest:
             if result.exports and exported.is_dir():
                 shutil.copytree(exported, staging / exports.DIRECTORY)
             (staging / MANIFEST_NAME).write_text(manifest.model_dump_json(by_alias=True, indent=2) + "\n")
+            if result.recorded is not None and result.request.samples:
+                file = staging / SAMPLES_NAME
+                samples.write(result.recorded, result.runnable.inputs, result.request.samples, file)
             if result.request.optimize:
                 (staging / "report.md").write_text(markdown.render(manifest))
                 (staging / "report.html").write_text(html.render(manifest))

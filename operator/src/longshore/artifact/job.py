@@ -34,6 +34,7 @@ class JobRequest(Wire):
     target: Target = Target()
     store: str = Field(description="where the artifact goes: oci://host/repository, s3://..., file:///...")
     store_plain_http: bool = Field(default=False, description="the registry speaks HTTP without TLS")
+    samples: int = Field(default=16, ge=0, description="rows of the data that become sample requests")
 
 
 class ReportRow(Wire):

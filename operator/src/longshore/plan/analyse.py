@@ -34,6 +34,7 @@ from longshore.plan.rollout.model import Phase, RolloutState
 from longshore.plan.state import Analysed, Exercise, Observed
 from longshore.plan.supported import counts_predictions
 from longshore.plan.telemetry import PodReading, Telemetry
+from longshore.resources.names import mirror_key
 
 _MIRRORED = "mirrored"
 """Place of the baselines of compared answers among those of the revisions, whose names are hashes."""
@@ -128,6 +129,7 @@ def exercise(
         _ready_addresses(observed, analysed.revision),
         _ready_addresses(observed, state.stable),
         judgement.thin,
+        mirror_key(observed.owner),
     )
 
 

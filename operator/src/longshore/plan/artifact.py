@@ -148,7 +148,8 @@ def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
 def _start(
     observed: Observed, spec: Spec, key: str, attempt: int, superseded: tuple[Deletion, ...]
 ) -> ArtifactStage:
-    request = job_request(observed.owner, spec.model, spec.optimize, spec.serving, observed.settings)
+    samples = spec.rollout.preflight.samples
+    request = job_request(observed.owner, spec.model, spec.optimize, spec.serving, samples, observed.settings)
     job = optimize_job(
         observed.owner,
         key,

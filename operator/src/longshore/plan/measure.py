@@ -19,7 +19,7 @@ from longshore.plan.state import Measurement, Observed, PodView
 from longshore.resources.deployment import pod_template
 from longshore.resources.measure import measure_deployment
 from longshore.resources.model_source import image_volume
-from longshore.resources.names import COMPONENT, MEASURE
+from longshore.resources.names import COMPONENT, MEASURE, mirror_key
 from longshore.resources.networkpolicy import measure_policy
 from longshore.resources.serviceaccount import service_account
 from longshore.runtimes.base import Runtime
@@ -121,7 +121,7 @@ def _measure(
         Waiting("Measuring", told, again),
         apply=wanted,
         delete=_standing(observed, {str(obj["metadata"]["name"]) for obj in wanted}),
-        measurement=Measurement(revision, addresses) if ready else None,
+        measurement=Measurement(revision, addresses, mirror_key(observed.owner)) if ready else None,
         again=again,
     )
 

@@ -1,10 +1,12 @@
 """Requests that a new revision must answer like the stable one before it gets weight: made, compared."""
 
 import hashlib
+import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from longshore.api.rollout import Preflight
@@ -21,6 +23,24 @@ _INTEGERS = {"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UI
 _FLOATS = {"FP16", "FP32", "FP64"}
 
 
+class Source(StrEnum):
+    """Where sample requests come from."""
+
+    EVALUATION = "evaluation"
+    """Rows of the user's data, kept in the artifact."""
+    TRAFFIC = "traffic"
+    """What the stable revision was asked lately."""
+    SIGNATURE = "signature"
+    """Made from the names, datatypes and shapes of the model's inputs."""
+
+
+_SAID = {
+    Source.EVALUATION: "the evaluation data",
+    Source.TRAFFIC: "recent traffic",
+    Source.SIGNATURE: "the model's signature",
+}
+
+
 @dataclass(frozen=True)
 class Answered:
     """What one side said to one request: its outputs by name (flat values), or why there are none."""
@@ -31,18 +51,19 @@ class Answered:
     error: str = ""
 
 
-def requests_for(metadata: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """Make inference requests (Open Inference Protocol) from a model's metadata, always the same ones."""
+def requests_for(metadata: Mapping[str, Any], count: int) -> Iterator[bytes]:
+    """Make inference requests (Open Inference Protocol, JSON) from a model's metadata, always the same ones.
+
+    One is made when it is asked for: those of a model of images are megabytes each.
+    """
     inputs = metadata.get("inputs", ())
     seed = hashlib.sha256(repr(inputs).encode()).digest()
     source = random.Random(seed)  # noqa: S311 (reproducible samples, no secret)
-    made = []
     for index in range(count):
         size = DIMENSIONS[index % len(DIMENSIONS)]
         request = [_tensor(source, spec, size) for spec in inputs]
         if all(tensor is not None for tensor in request):
-            made.append({"inputs": request})
-    return made
+            yield json.dumps({"inputs": request}).encode()
 
 
 def compare(
@@ -50,6 +71,7 @@ def compare(
     objective: float | None,
     revision: str,
     pairs: Sequence[tuple[Answered, Answered]],
+    source: Source = Source.SIGNATURE,
 ) -> PreflightView:
     """Judge the answers of the new revision (second of each pair) against the stable one's (first).
 
@@ -58,6 +80,7 @@ def compare(
         objective: latency objective in seconds, None without one.
         revision: the new revision.
         pairs: answers to the same request. A request that the stable revision cannot answer says nothing.
+        source: where the requests come from.
     """
     usable = [(old, new) for old, new in pairs if old.outputs is not None]
     if not usable:
@@ -71,7 +94,8 @@ def compare(
     ]
     bound = settings.max_disagreement
     share = (len(failed) + (len(differ) if bound is not None else 0)) / len(usable)
-    said = f"{len(differ)} of {len(usable)} answers differ, {len(failed)} failed"
+    said = f"{len(differ)} of {len(usable)} answers to requests from {_SAID[source]} differ, "
+    said += f"{len(failed)} failed"
     if failed:
         said += f" ({failed[0].error})"
     if share > (bound or 0.0):

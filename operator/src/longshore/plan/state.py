@@ -167,12 +167,14 @@ class Exercise:
         canary: addresses of its ready pods.
         stable: addresses of its ready pods.
         thin: traffic is too thin to decide, so that they are needed now.
+        mirror_key: what the pods know the operator by.
     """
 
     rate: float
     canary: tuple[str, ...]
     stable: tuple[str, ...]
     thin: bool
+    mirror_key: str
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,12 @@ class Measurement:
     Attributes:
         revision: whose pods they are.
         addresses: of a ready pod of each runtime.
+        mirror_key: what the pods know the operator by.
     """
 
     revision: str
     addresses: Mapping[RuntimeName, str]
+    mirror_key: str
 
 
 @dataclass(frozen=True)

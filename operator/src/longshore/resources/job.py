@@ -20,9 +20,12 @@ _FETCH_SECONDS = 1800
 
 
 def job_request(
-    owner: Owner, model: Model, optimize: Optimize | None, serving: Serving, settings: Settings
+    owner: Owner, model: Model, optimize: Optimize | None, serving: Serving, samples: int, settings: Settings
 ) -> JobRequest:
-    """Give what the Job is asked; it measures for the CPU that a serving pod has."""
+    """Give what the Job is asked; it measures for the CPU that a serving pod has.
+
+    `samples` are the requests that a preflight asks.
+    """
     return JobRequest(
         namespace=owner.namespace,
         name=owner.name,
@@ -31,6 +34,7 @@ def job_request(
         target=Target(runtime=serving.runtime.value, cpu_millicores=serving_millicores(serving)),
         store=settings.store,
         store_plain_http=settings.store_plain_http,
+        samples=samples,
     )
 
 
