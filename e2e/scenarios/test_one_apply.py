@@ -1,6 +1,7 @@
 """One apply: a model goes in, an optimized endpoint comes out."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -25,15 +26,14 @@ def test_a_model_is_optimized_and_served_with_right_answers(
     data = digits()
     model = deployment("digits")
     credentials = {"secretName": "files"}
-    model.apply(
-        {
-            "model": {"uri": files.put("digits.onnx", data.model), "credentials": credentials},
-            "optimize": {
-                "calibration": {"uri": files.put("calibration.npz", data.calibration)},
-                "evaluation": {"uri": files.put("evaluation.npz", data.evaluation), "maxDrop": 0.02},
-            },
-        }
-    )
+    spec: dict[str, Any] = {
+        "model": {"uri": files.put("digits.onnx", data.model), "credentials": credentials},
+        "optimize": {
+            "calibration": {"uri": files.put("calibration.npz", data.calibration)},
+            "evaluation": {"uri": files.put("evaluation.npz", data.evaluation), "maxDrop": 0.02},
+        },
+    }
+    model.apply(spec)
     obj = model.wait_ready(300, fail_on_stalled=True)
     assert model.condition("Optimized")["status"] == "True"
     table = {c["name"]: c for c in obj["status"]["optimization"]["candidates"]}
@@ -48,6 +48,19 @@ def test_a_model_is_optimized_and_served_with_right_answers(
     assert np.mean(answered.argmax(1) == expected.argmax(1)) >= 0.95
     pods = kube.list("pods", model.namespace, "app.kubernetes.io/component=server")
     assert any("image" in v for v in pods[0]["spec"]["volumes"]), "the artifact is an image volume"
+    # Another revision of the same artifact is asked rows of the user's data before it takes over.
+    first = obj["status"]["stable"]["revision"]
+    spec["serving"] = {"batching": {"maxDelay": "1ms"}}
+    spec["rollout"] = {"preflight": {"samples": 16, "maxDisagreement": 0.0}}
+    model.apply(spec)
+    eventually(lambda: model.wait_ready()["status"]["stable"]["revision"] != first, "it takes over", 120)
+    told = [
+        event["message"]
+        for event in kube.list("events", model.namespace)
+        if event["involvedObject"]["name"] == model.name and event["reason"] == "RolloutExamined"
+    ]
+    assert len(told) == 1
+    assert "0 of 16 answers to requests from the evaluation data differ, 0 failed" in told[0]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def test_good_canary_is_promoted_by_moving_the_selector() -> None:
     assert [a for a in world.written if isinstance(a, SelectStable)] == [SelectStable("b")]
     assert world.end() == (Phase.IDLE, "b", None, {"b": 4}, 0, "b", ())
     assert "RolloutPromoted" in world.events
+    assert world.events.count("RolloutExamined") == 1
 
 
 def test_capacity_goes_ahead_of_weight() -> None:

@@ -6,6 +6,7 @@ decision. Kill whoever applies it between any two writes, and the next decision 
 
 from dataclasses import dataclass, replace
 
+from longshore.plan.analysis.verdict import Verdict
 from longshore.plan.rollout.actions import Action, actions_between
 from longshore.plan.rollout.capacity import effective_weight
 from longshore.plan.rollout.model import Answer, Phase, RolloutState, Seen, Targets
@@ -74,7 +75,7 @@ def step(policy: Policy, state: RolloutState | None, seen: Seen) -> Decision:
         moved = next_state(policy, after, seen)
         if moved == after:
             break
-        events.extend(_told(policy, after, moved))
+        events.extend((*_examined(after, moved, seen), *_told(policy, after, moved)))
         after = moved
     waiting = waiting_of(policy, after, seen)
     reason = waiting.reason if waiting else ""
@@ -139,6 +140,14 @@ def _next_in(state: RolloutState, seen: Seen, waiting: Waiting | None, acting: b
     if waiting is not None and waiting.seconds is not None:
         return max(0.1, min(LOOK_SECONDS, waiting.seconds))
     return LOOK_SECONDS
+
+
+def _examined(before: RolloutState, after: RolloutState, seen: Seen) -> list[Told]:
+    """Say what sample requests have shown of a new revision that goes on."""
+    if before.phase is not Phase.PREFLIGHT or not after.phase.tries or seen.preflight is None:
+        return []
+    found = seen.preflight
+    return [Told(found.verdict is Verdict.NO_DATA, "RolloutExamined", f"{found.revision}: {found.text}")]
 
 
 def _told(policy: Policy, before: RolloutState, after: RolloutState) -> list[Told]:
