@@ -149,3 +149,15 @@ def greedy(width: int = 4) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def unknown_operator() -> bytes:
+    """A model that needs an operator which the runtime lacks."""
+    graph = helper.make_graph(
+        [helper.make_node("Imaginary", ["x"], ["y"], domain="example.nowhere")],
+        "unknown",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("example.nowhere", 1)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from e2e.kit.https import FileServer
 from e2e.kit.kube import Kube, KubectlError
 from e2e.kit.model_deployment import ModelDeployment
-from e2e.kit.models import classifier, digits, npz
+from e2e.kit.models import classifier, digits, npz, unknown_operator
 from e2e.kit.wait import eventually
 
 pytestmark = pytest.mark.cluster
@@ -19,18 +19,6 @@ New = Callable[[str], ModelDeployment]
 Push = Callable[..., str]
 CREDENTIALS = {"secretName": "files"}
 GOOD = classifier(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
-
-
-def unknown_operator() -> bytes:
-    """A model that needs an operator which the runtime lacks."""
-    graph = helper.make_graph(
-        [helper.make_node("Imaginary", ["x"], ["y"], domain="example.nowhere")],
-        "unknown",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("example.nowhere", 1)]
-    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
 
 
 def escaping_data() -> bytes:

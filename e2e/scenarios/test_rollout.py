@@ -8,7 +8,7 @@ import pytest
 
 from e2e.kit.load import Load
 from e2e.kit.model_deployment import ModelDeployment
-from e2e.kit.models import classifier, fragile, slow
+from e2e.kit.models import classifier, fragile, slow, unknown_operator
 from e2e.kit.operator import Operator
 from e2e.kit.wait import eventually
 
@@ -98,6 +98,21 @@ def test_a_slow_revision_is_caught_by_the_latency_objective(deployment: New, pus
     )
     stalled = model.wait_for("Stalled", "True", "RolloutAborted", 120)
     assert "latencyObjective" in stalled["message"], stalled
+
+
+def test_a_revision_that_crashes_never_gets_a_request(deployment: New, push: Push) -> None:
+    model, first = started(deployment, push, "crashing")
+    impatient = STEPS | {"progressDeadline": "20s"}
+    with Load(model, ROW, rate=20) as load:
+        eventually(lambda: load.sent > 20, "load runs", 30)
+        model.apply(
+            {"model": {"uri": push("crashing", "2", model__onnx=unknown_operator())}, "rollout": impatient}
+        )
+        stalled = model.wait_for("Stalled", "True", "RolloutAborted", 120)
+    assert "progressDeadline" in stalled["message"], stalled
+    assert "Imaginary" in stalled["message"], "the server's own words"
+    assert load.failures == []
+    assert model.read()["status"]["stable"]["revision"] == first
 
 
 def test_a_gate_waits_for_a_person(deployment: New, push: Push) -> None:

@@ -14,7 +14,6 @@ from longshore.api.serving import RuntimeName
 from longshore.inference import recorded
 from longshore.measure import measure
 from longshore.plan.analysis.verdict import Verdict
-from longshore.plan.preflight import requests_for
 from longshore.plan.rollout.model import PreflightView
 from longshore.plan.state import Measurement
 from longshore.preflight import preflight
@@ -135,9 +134,3 @@ async def test_a_pod_that_has_none_or_sends_nonsense_is_left_out(
 async def test_a_pod_that_is_gone_is_left_out() -> None:
     async with aiohttp.ClientSession() as session:
         assert await recorded(session, f"127.0.0.1:{free_ports(1)[0]}", KEY) is None
-
-
-def test_requests_are_made_one_at_a_time_and_are_always_the_same() -> None:
-    metadata = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]}
-    first, again = requests_for(metadata, 1_000_000), requests_for(metadata, 5)
-    assert [next(first) for _ in range(5)] == list(again)

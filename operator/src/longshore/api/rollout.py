@@ -166,9 +166,9 @@ class Preflight(Part):
         default=16,
         ge=0,
         le=1000,
-        description="Sample requests that are asked: rows of the evaluation data (they are kept in the artifact), "
-        "else requests that the stable revision answered lately, else made from the model's signature; "
-        "0 asks, and keeps, none.",
+        description="Sample requests that are asked: rows of the evaluation data (kept in the artifact), "
+        "else what the stable revision was asked lately, else made from the model's signature; 0 asks none, "
+        "and keeps none.",
     )
     max_disagreement: float | None = Field(
         default=None,
