@@ -86,6 +86,21 @@ class Report:
             print(f"{verdict} {row.id}: {_number(row.value)} {row.unit} ({row.op} {_number(row.target)})")
 
 
+def written(name: str) -> dict[str, tuple[Row, ...]]:
+    """Read the rows of a bench's last run by part, as its environment's `parts` counts them; none without."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    rows = tuple(
+        Row(r["id"], r["value"], r["unit"], r["op"], r["target"], r.get("note", "")) for r in found["rows"]
+    )
+    parts: dict[str, tuple[Row, ...]] = {}
+    for part, count in found["environment"].get("parts", {}).items():
+        parts[part], rows = rows[:count], rows[count:]
+    return parts
+
+
 def environment() -> dict[str, Any]:
     """Say what the figures were measured on; nothing that names a machine or a person."""
     return {

@@ -1,11 +1,10 @@
 """`make bench-scaling`: one row for every target, the missed ones included."""
 
 import argparse
-import json
 import os
 import sys
 
-from bench.common import RESULTS, Report, Row, versions
+from bench.common import Report, Row, versions, written
 from bench.scaling import activator, cluster, simulated, tick
 
 _PARTS = {
@@ -16,21 +15,6 @@ _PARTS = {
 }
 
 
-def _written() -> dict[str, tuple[Row, ...]]:
-    """Read the rows of the last run by part."""
-    path = RESULTS / "scaling.json"
-    if not path.exists():
-        return {}
-    found = json.loads(path.read_text())
-    rows = [
-        Row(r["id"], r["value"], r["unit"], r["op"], r["target"], r.get("note", "")) for r in found["rows"]
-    ]
-    parts: dict[str, tuple[Row, ...]] = {}
-    for name, count in found["environment"].get("parts", {}).items():
-        parts[name], rows = tuple(rows[:count]), rows[count:]
-    return parts
-
-
 def main() -> int:
     """Run all parts, or one, and write the results."""
     parser = argparse.ArgumentParser(prog="bench.scaling", description=__doc__)
@@ -38,7 +22,7 @@ def main() -> int:
         "--only", choices=sorted(_PARTS), help="run one part; the others' rows stay as they were measured"
     )
     only = parser.parse_args().only
-    before = _written() if only else {}
+    before = written("scaling") if only else {}
     parts: dict[str, tuple[Row, ...]] = {}
     for name, measure in _PARTS.items():
         parts[name] = measure() if only in (None, name) else before.get(name, ())

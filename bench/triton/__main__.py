@@ -4,10 +4,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from bench.common import Report
+from bench.common import Report, Row, written
 from bench.triton import grid, scenarios, startup
 from tests.tritonhome import ROOT
 
+PARTS = ("startup", "grid", "scenarios")
 SUMMARY = (
     "Triton is assembled from PyPI (nvidia-pytriton with a Python-based ONNX Runtime backend). Start: local "
     "processes, warm page cache. Batching: server on one core, load on another, binary requests over HTTP.",
@@ -15,20 +16,31 @@ SUMMARY = (
 
 
 def main() -> None:
-    """Measure and write the results; without a cluster (`--local`) the scenarios stand as not measured."""
+    """Measure all parts, or one, and write the results."""
     parser = argparse.ArgumentParser(description="Measure Triton as a runtime.")
-    parser.add_argument("--local", action="store_true", help="leave out what needs the cluster")
-    local = parser.parse_args().local
+    parser.add_argument(
+        "--only", choices=PARTS, help="measure one part; the others' rows stay as they were measured"
+    )
+    only = parser.parse_args().only
+    before = written("triton") if only else {}
+    parts: dict[str, tuple[Row, ...]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        measured = (*startup.rows(Path(folder)), *grid.rows(Path(folder)))
+        for name in PARTS:
+            parts[name] = _measure(name, Path(folder)) if only in (None, name) else before.get(name, ())
     report = Report(
         name="triton",
-        rows=(*measured, *(scenarios.unmeasured() if local else scenarios.rows())),
-        environment={"triton": _requirements()},
+        rows=tuple(row for rows in parts.values() for row in rows),
+        environment={"parts": {name: len(rows) for name, rows in parts.items()}, "triton": _requirements()},
         summary=SUMMARY,
     )
     report.write()
     report.print()
+
+
+def _measure(part: str, folder: Path) -> tuple[Row, ...]:
+    if part == "startup":
+        return startup.rows(folder)
+    return grid.rows(folder) if part == "grid" else scenarios.rows()
 
 
 def _requirements() -> dict[str, str]:

@@ -10,14 +10,9 @@ from tests.tritonhome import ROOT
 
 FILES = ("test_one_apply.py", "test_rollout.py", "test_scaling.py", "test_triton.py")
 DEADLINE = 3600
-
-
 RUNTIMES = ("OnnxRuntime", "Triton")
-
-
-def unmeasured() -> tuple[Row, ...]:
-    """Give the rows without figures."""
-    return tuple(_row(runtime, None, "scenarios", "") for runtime in RUNTIMES)
+_BESIDE = ("-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile")
+"""Two files at once, each with an operator and a namespace of its own."""
 
 
 def rows() -> tuple[Row, ...]:
@@ -26,7 +21,7 @@ def rows() -> tuple[Row, ...]:
     found = []
     for runtime in RUNTIMES:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *files],
+            [sys.executable, "-m", "pytest", "-q", "--no-header", *_BESIDE, *files],
             cwd=ROOT,
             env={**os.environ, "RUNTIME": runtime},
             capture_output=True,
