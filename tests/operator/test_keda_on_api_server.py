@@ -62,7 +62,7 @@ BLOCKS = st.fixed_dictionaries(
 
 
 @given(block=BLOCKS, prometheus=st.sampled_from([None, PROMETHEUS]))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_block_gives_a_scaled_object_that_the_api_server_takes(
     kube: Kube, block: dict[str, Any], prometheus: str | None
 ) -> None:
@@ -108,7 +108,7 @@ async def test_keda_scales_the_model_and_neither_writes_what_the_other_wrote(kub
             ),
             "git",
         )
-        await driver.settle()
+        await driver.settle(patience=4)
         found = _scaled(driver)
         assert found is not None
         assert found["spec"]["scaleTargetRef"]["kind"] == "ModelDeployment"
@@ -120,7 +120,7 @@ async def test_keda_scales_the_model_and_neither_writes_what_the_other_wrote(kub
         ready = {"type": "Ready", "status": "True", "reason": "ScaledObjectReady", "message": "ready"}
         kube.merge(f"{name}/status", {"status": {"hpaName": "keda-hpa-digits", "conditions": [ready]}})
         kube.merge(f"{place}/scale", {"spec": {"replicas": 3}})
-        await driver.settle()
+        await driver.settle(patience=4)
         (deployment,) = driver.items("apps/v1", "deployments")
         assert deployment["spec"]["replicas"] == 3
         found = _scaled(driver)
@@ -132,7 +132,7 @@ async def test_keda_scales_the_model_and_neither_writes_what_the_other_wrote(kub
         assert driver.root()["spec"]["serving"]["replicas"] == 3
 
         kube.merge(place, {"spec": {"scaling": {"engine": "Builtin"}}})
-        await driver.settle()
+        await driver.settle(patience=4)
         found = _scaled(driver)
         assert found is not None
         assert found["metadata"]["deletionTimestamp"], "it goes once KEDA lets go of it"
