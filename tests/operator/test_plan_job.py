@@ -1,5 +1,6 @@
 """The optimize Job: started once, judged by its report, retried where that can help, then forgotten."""
 
+import json
 from typing import Any
 
 import pytest
@@ -337,3 +338,40 @@ def test_only_artifacts_of_the_store_are_served(store: str, artifact: str, serve
     world.end_job({**GOOD, "artifact": artifact})
     world.settle()
     assert bool(world.names("Deployment")) == served
+
+
+def worker(world: World, index: int, **status: Any) -> None:
+    """A pod of the latest Job, which is an Indexed one."""
+    job = world.jobs()[-1]
+    name = job["metadata"]["name"]
+    labels = {**job["spec"]["template"]["metadata"]["labels"], "batch.kubernetes.io/job-name": name}
+    annotations = {"batch.kubernetes.io/job-completion-index": str(index)}
+    world.pod(f"{name}-{index}-abcde", labels, status=status, annotations=annotations)
+
+
+def ended(code: int, reason: str, message: str = "") -> list[dict[str, Any]]:
+    end = {"exitCode": code, "reason": reason, "message": message}
+    return [{"name": "optimizer", "state": {"terminated": end}}]
+
+
+def test_of_several_workers_the_first_reports_and_the_others_need_not_end() -> None:
+    world = started({**SPEC, "optimize": {"parallelism": 3}})
+    assert world.jobs()[-1]["spec"]["completions"] == 3
+    assert "parallelism" not in str(world.condition("FieldsSupported")["message"])
+    worker(world, 0, phase="Succeeded", containerStatuses=ended(0, "Completed", json.dumps(GOOD)))
+    world.now += 5
+    worker(world, 1)
+    worker(world, 2, phase="Pending")
+    world.settle()
+    assert world.status["revisions"][0]["artifact"] == ARTIFACT
+    assert world.names("Deployment")
+
+
+def test_a_worker_that_dies_is_no_failure_of_the_search() -> None:
+    world = started({**SPEC, "optimize": {"parallelism": 2}})
+    worker(world, 0)
+    world.now += 5
+    worker(world, 1, phase="Failed", containerStatuses=ended(137, "OOMKilled"))
+    world.settle()
+    assert world.status["phase"] == "Optimizing"
+    assert world.names("Deployment") == []

@@ -57,8 +57,8 @@ PRIVATE: dict[str, Any] = {
 }
 
 
-def job() -> dict[str, Any]:
-    spec = parse_spec(PRIVATE)
+def job(**optimize: Any) -> dict[str, Any]:
+    spec = parse_spec({**PRIVATE, "optimize": {**PRIVATE["optimize"], **optimize}})
     request = job_request(OWNER, spec.model, spec.optimize, spec.serving, 16, SETTINGS)
     key = artifact_key(spec.model, spec.optimize, spec.serving)
     return optimize_job(OWNER, key, request, spec.serving, SETTINGS, attempt=2, retry="please")
@@ -84,6 +84,7 @@ FETCHED = {key: PRIVATE[key] for key in ("model", "serving")}
 
 OBJECTS: dict[str, Any] = {
     "optimize-job": lambda: [job(), optimizer_policy(OWNER)],
+    "optimize-job-of-four": lambda: [job(parallelism=4)],
     "serving-by-image-volume": lambda: serving(IMAGE),
     "serving-by-init-container": lambda: serving(FETCHED),
     "serving-least": lambda: serving(SPEC),

@@ -258,6 +258,7 @@ class World:
         labels: Mapping[str, str],
         ready: bool = False,
         status: Mapping[str, Any] | None = None,
+        annotations: Mapping[str, str] | None = None,
     ) -> Object:
         """Make or replace a pod."""
         self.objects.pop(("Pod", name), None)
@@ -266,7 +267,12 @@ class World:
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"name": name, "namespace": self.namespace, "labels": dict(labels)},
+                "metadata": {
+                    "name": name,
+                    "namespace": self.namespace,
+                    "labels": dict(labels),
+                    "annotations": dict(annotations or {}),
+                },
                 "status": {
                     "phase": "Running",
                     "podIP": "10.0.0.1",

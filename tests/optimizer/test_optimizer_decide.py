@@ -7,10 +7,10 @@ import pytest
 from longshore.api.optimize import Goal, TechniqueName
 from longshore.artifact.manifest import Verdict
 from longshore_optimizer.decide import Decision, Latency, Rules, Trial, decide, pareto
-from longshore_optimizer.pipeline import planned
 from longshore_optimizer.statistics import Drop
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts
 from longshore_optimizer.techniques.registry import propose
+from longshore_optimizer.trials import planned
 
 RULES = Rules(goal=Goal.LATENCY, max_drop=0.01, metric="Accuracy", confidence=0.95)
 RNG = np.random.default_rng(0)

@@ -10,13 +10,13 @@ import pytest
 import torch
 from longshore.api.optimize import Goal, TechniqueName
 from longshore_optimizer.decide import Rules, Trial
-from longshore_optimizer.pipeline import planned
 from longshore_optimizer.statistics import Drop
 from longshore_optimizer.techniques import calibration, fake_quantization, static_int8
 from longshore_optimizer.techniques.base import ModelFacts, TargetFacts
 from longshore_optimizer.techniques.prepare import prepare
 from longshore_optimizer.techniques.registry import TECHNIQUES, propose
 from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
+from longshore_optimizer.trials import planned
 from onnx import numpy_helper
 
 from tests.optimizer.conftest import mlp

@@ -244,7 +244,14 @@ def pod_view(obj: Object) -> PodView:
         terminated=tuple(_terminated(containers)),
         restarts=sum(c.get("restartCount", 0) for c in containers),
         out_of_memory=any(_ended_by_memory(c) for c in containers),
+        job_index=_job_index(metadata),
     )
+
+
+def _job_index(metadata: Object) -> int:
+    """Read what the Job controller notes on the pods of an Indexed Job."""
+    text = metadata.get("annotations", {}).get("batch.kubernetes.io/job-completion-index", "0")
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _waiting(containers: Iterable[Object]) -> Iterable[tuple[str, str, str]]:

@@ -24,6 +24,10 @@ from longshore_optimizer.fetch.source import Fetched, fetch
 if TYPE_CHECKING:
     from longshore_optimizer.store.base import Stored
 
+INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
+"""What Kubernetes tells the pods of an Indexed Job
+(https://kubernetes.io/docs/concepts/workloads/controllers/job/)."""
+
 _PARTS = ("calibration", "evaluation", "training")
 _METRIC = "metric"
 _TEACHER = "teacher"
@@ -99,8 +103,20 @@ async def fetch_inputs(request: JobRequest, work: Path, settings: FetchSettings)
     return Inputs(model, data)
 
 
-def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport:
-    """Do the whole Job; gives its report.
+def worker() -> int:
+    """Which of the pods of an Indexed Job this is; 0, the leader, where the Job has one pod.
+
+    Raises:
+        Problem: InvalidRequest.
+    """
+    text = os.environ.get(INDEX_VARIABLE, "0")
+    if not text.isascii() or not text.isdigit():
+        raise Problem(Reason.INVALID_REQUEST, f"{INDEX_VARIABLE} must be a number, not {text[:20]!r}")
+    return int(text)
+
+
+def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport | None:
+    """Do the whole Job; gives its report, None where this pod only helps another that reports.
 
     Raises:
         Problem: any reason.
@@ -109,7 +125,8 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport:
 
     from longshore_optimizer.ledger import Ledger, StorePlace
     from longshore_optimizer.measure.cpu import usable_cores
-    from longshore_optimizer.pipeline import optimize
+    from longshore_optimizer.parallel import Share, note_key
+    from longshore_optimizer.pipeline import assist, optimize
     from longshore_optimizer.progress import Reporter
     from longshore_optimizer.request import Request, artifact_key, settings_of
     from longshore_optimizer.store.open import open_store
@@ -145,29 +162,35 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport:
         )
         return report_message.succeeded(found.manifest, found, cached=True)
     out = work / "artifact"
-    manifest = optimize(
-        Request(
-            model=inputs.model.path,
-            input_sha256=inputs.model.sha256,
-            uri=request.model.uri,
-            work=work,
-            out=out,
-            cores=usable_cores(request.target.cpu_millicores / 1000),
-            format=request.model.format,
-            allow_pickle=request.model.allow_pickle,
-            factory=request.model.factory,
-            calibration=_path(inputs, "calibration"),
-            evaluation=_path(inputs, "evaluation"),
-            training=_path(inputs, "training"),
-            teacher=_path(inputs, _TEACHER),
-            metric_function=_path(inputs, _METRIC),
-            samples=request.samples,
-            key=key,
-            ledger=Ledger(StorePlace(store, key), key),
-            **settings_of(request.optimize),  # type: ignore[arg-type]
-        ),
-        Reporter(on_progress=tell),
+    index, count = worker(), request.optimize.parallelism if request.optimize else 1
+    place = StorePlace(store, key if index == 0 else note_key(key, index, "ledger"))
+    order = Request(
+        model=inputs.model.path,
+        input_sha256=inputs.model.sha256,
+        uri=request.model.uri,
+        work=work,
+        out=out,
+        cores=usable_cores(request.target.cpu_millicores / 1000),
+        format=request.model.format,
+        allow_pickle=request.model.allow_pickle,
+        factory=request.model.factory,
+        calibration=_path(inputs, "calibration"),
+        evaluation=_path(inputs, "evaluation"),
+        training=_path(inputs, "training"),
+        teacher=_path(inputs, _TEACHER),
+        metric_function=_path(inputs, _METRIC),
+        samples=request.samples,
+        key=key,
+        ledger=Ledger(place, key),
+        share=Share(index, count, lambda i: StorePlace(store, note_key(key, i))) if count > 1 else None,
+        **settings_of(request.optimize),  # type: ignore[arg-type]
     )
+    reporter = Reporter(on_progress=tell)
+    if index > 0:
+        if order.share is not None:
+            assist(order, reporter)
+        return None
+    manifest = optimize(order, reporter)
     tell(Progress(stage="Store", message=f"storing at {request.store}", best=manifest.chosen))
     stored: Stored = asyncio.run(store.put(out, key))
     return report_message.succeeded(manifest, stored, cached=False)
@@ -250,7 +273,12 @@ def main() -> int:
     return _end(report, EXIT_OK)
 
 
-def _end(report: JobReport, code: int) -> int:
+def _end(report: JobReport | None, code: int) -> int:
+    """Report, and give the exit code; a helper reports nothing and never fails: the leader does its part."""
+    if report is None or os.environ.get(INDEX_VARIABLE, "0") != "0":
+        if report is not None and report.outcome is Outcome.FAILED:
+            sys.stderr.write(f"this worker helps no longer: {report.reason}: {report.message}\n")
+        return EXIT_OK
     if report.outcome is Outcome.FAILED:
         sys.stderr.write(f"{report.reason}: {report.message}\n")
     report_message.write(report)

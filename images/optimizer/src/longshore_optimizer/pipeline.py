@@ -3,7 +3,6 @@
 import errno
 import shutil
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,28 +16,23 @@ from longshore_optimizer.convert.protocol import Converted
 from longshore_optimizer.convert.run import convert
 from longshore_optimizer.custom_metric import MetricRaisedError
 from longshore_optimizer.data import Dataset, read
-from longshore_optimizer.decide import Decision, Rules, Trial, decide, gate, is_better, missed_limit, refuse
+from longshore_optimizer.decide import Decision, Rules, Trial, decide, is_better, missed_limit, refuse
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch import content
 from longshore_optimizer.fetch.protobuf import Outline
 from longshore_optimizer.fetch.sink import disk_problem, file_sha256
-from longshore_optimizer.ledger import known_of
 from longshore_optimizer.measure import cpu
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
+from longshore_optimizer.parallel import HELPERS_SHARE, Publisher
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
 from longshore_optimizer.result import Result, make_exports, write
 from longshore_optimizer.statistics import smallest_sample
-from longshore_optimizer.techniques.base import Proposal, TargetFacts
+from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts
 from longshore_optimizer.techniques.build import Built
 from longshore_optimizer.techniques.registry import propose
+from longshore_optimizer.trials import Left, Search
 from longshore_optimizer.verify import Runnable, check_runnable
-
-Left = Callable[[], float]
-"""Tells the seconds that are left of the budget."""
-
-_RESERVE = 0.3
-"""Share of the time budget kept for the final, interleaved measurement."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +51,9 @@ def optimize(request: Request, reporter: Reporter) -> Manifest:
     Raises:
         Problem: any reason; nothing is left in `request.out` then.
     """
-    started = time.monotonic()
-
-    def left() -> float:
-        return request.seconds - (time.monotonic() - started)
-
+    left = _countdown(request.seconds)
     try:
-        prepared = to_onnx(request, reporter)
-        if request.teacher is not None and request.optimize:
-            request = replace(request, teacher=_teacher(request, reporter))
-        calibration, evaluation = read_data(request, prepared.runnable)
-        subject = Subject(prepared.path, prepared.runnable, calibration, evaluation)
+        request, prepared, subject = _opened(request, reporter)
         if not request.optimize:
             decision, original = _served_as_is(prepared)
             result = Result(request, prepared.path, prepared.path, prepared.runnable, original, decision)
@@ -77,7 +63,7 @@ def optimize(request: Request, reporter: Reporter) -> Manifest:
             result,
             format=prepared.format,
             conversion=prepared.conversion,
-            recorded=evaluation or calibration,
+            recorded=subject.evaluation or subject.calibration,
         )
         if request.exports:
             reporter.stage("Export", ", ".join(e.value for e in request.exports), best=result.decision.chosen)
@@ -95,6 +81,41 @@ def optimize(request: Request, reporter: Reporter) -> Manifest:
             Reason.OUT_OF_MEMORY,
             "no memory left: raise the memory limit in optimize.resources, or give less data",
         ) from error
+
+
+def assist(request: Request, reporter: Reporter) -> None:
+    """Do a helper's part of a search that `request.share` divides; its table holds what it found.
+
+    Raises:
+        Problem: any reason; the leader does the rest of this part then.
+    """
+    if request.share is None:
+        raise ValueError("a helper has a share of the search")
+    left = _countdown(request.seconds * HELPERS_SHARE)
+    try:
+        with Publisher(request.share, request.key or "") as publisher:
+            request, _, subject = _opened(request, reporter)
+            with Bench(request, subject, left) as bench:
+                original = bench.original()
+                _, proposals, _ = _offers(request, bench)
+                search = Search(request, bench, reporter, left, _rules(request))
+                search.assist(proposals, original, publisher)
+    except WorkerError as error:
+        raise worker_problem(error) from error
+
+
+def _countdown(seconds: float) -> Left:
+    started = time.monotonic()
+    return lambda: seconds - (time.monotonic() - started)
+
+
+def _opened(request: Request, reporter: Reporter) -> tuple[Request, Prepared, Subject]:
+    """Convert model and teacher, and read the data."""
+    prepared = to_onnx(request, reporter)
+    if request.teacher is not None and request.optimize:
+        request = replace(request, teacher=_teacher(request, reporter))
+    calibration, evaluation = read_data(request, prepared.runnable)
+    return request, prepared, Subject(prepared.path, prepared.runnable, calibration, evaluation)
 
 
 def worker_problem(error: WorkerError) -> Problem:
@@ -208,9 +229,8 @@ def _served_as_is(prepared: Prepared) -> tuple[Decision, Trial]:
     return Decision(ORIGINAL, "no optimization was asked for", (), False), original
 
 
-def _search(request: Request, subject: Subject, reporter: Reporter, left: Left) -> Result:
-    reporter.stage("Candidates", "preparing the graph")
-    rules = Rules(
+def _rules(request: Request) -> Rules:
+    return Rules(
         goal=request.goal,
         max_drop=request.max_drop if request.evaluation is not None else None,
         metric=request.metric.value if request.evaluation is not None else None,
@@ -218,6 +238,28 @@ def _search(request: Request, subject: Subject, reporter: Reporter, left: Left) 
         p95_limit=request.p95_limit_ms,
         size_limit=request.size_limit,
     )
+
+
+def _offers(
+    request: Request, bench: Bench
+) -> tuple[ModelFacts, tuple[Proposal, ...], list[tuple[TechniqueName, str]]]:
+    """Prepare the graph; gives what is known of it, what can be tried, and what cannot with the reason."""
+    facts = bench.prepare()
+    target = TargetFacts(
+        cpu_flags=cpu.cpu_flags(),
+        vnni=cpu.has_vnni(cpu.cpu_flags()),
+        calibration=request.calibration is not None,
+        training=request.training is not None,
+        goal=request.goal,
+        p95_limit_ms=request.p95_limit_ms,
+    )
+    proposals, skipped = propose(request.techniques, facts, target)
+    return facts, proposals, list(skipped)
+
+
+def _search(request: Request, subject: Subject, reporter: Reporter, left: Left) -> Result:
+    reporter.stage("Candidates", "preparing the graph")
+    rules = _rules(request)
     notes = [*request.notes, *_same_data_note(request)]
     with Bench(request, subject, left) as bench:
         try:
@@ -227,24 +269,15 @@ def _search(request: Request, subject: Subject, reporter: Reporter, left: Left) 
                 raise
             return _unjudged(request, subject, str(error))
         reporter.trial(original)
-        facts = bench.prepare()
-        target = TargetFacts(
-            cpu_flags=cpu.cpu_flags(),
-            vnni=cpu.has_vnni(cpu.cpu_flags()),
-            calibration=request.calibration is not None,
-            training=request.training is not None,
-            goal=request.goal,
-            p95_limit_ms=request.p95_limit_ms,
-        )
-        proposals, skipped = propose(request.techniques, facts, target)
+        facts, proposals, skipped = _offers(request, bench)
         trials = [_skipped_trial(name.value, reason) for name, reason in skipped]
         for trial in trials:
             reporter.trial(trial)
-        tried = _try_all(proposals, request, bench, reporter, left, rules)
-        measured = _measure(original, tried, bench, reporter)
-        original = measured[0]
-        trials += _cascades(original, measured[1:], request, bench, reporter, rules)
-        decision = _confirmed(original, [*measured[1:], *trials], rules, bench)
+        search = Search(request, bench, reporter, left, rules)
+        found = search.run(proposals, original)
+        original, notes = found.original, [*notes, *found.notes]
+        trials += _cascades(original, found.trials, search)
+        decision = _confirmed(original, [*found.trials, *trials], search)
         chosen = bench.path(decision.chosen)
         if subject.evaluation is not None and request.metric is not Metric.AGREEMENT:
             notes += _sample_note(subject.evaluation.count, rules)
@@ -278,96 +311,9 @@ def _unjudged(request: Request, subject: Subject, message: str) -> Result:
     return Result(request, subject.path, subject.path, subject.runnable, original, decision, notes=notes)
 
 
-def _try_all(
-    proposals: tuple[Proposal, ...],
-    request: Request,
-    bench: Bench,
-    reporter: Reporter,
-    left: Left,
-    rules: Rules,
-) -> list[Trial]:
-    reserve = request.seconds * _RESERVE
-    tried: list[Trial] = []
-    total = min(len(proposals), request.trials)
-    for number, proposal in enumerate(planned(proposals, tried, rules)):
-        if number >= request.trials:
-            tried.append(
-                refuse(Trial(proposal), f"budget.trials ({request.trials}) is used up", Verdict.SKIPPED)
-            )
-            continue
-        if left() < reserve:
-            tried.append(refuse(Trial(proposal), "budget.time is used up", Verdict.SKIPPED))
-            continue
-        reporter.stage("Candidates", proposal.name, done=number, total=total)
-        trial = _tried(proposal, request, bench, rules)
-        tried.append(trial)
-        reporter.trial(trial)
-    return tried
-
-
-def _tried(proposal: Proposal, request: Request, bench: Bench, rules: Rules) -> Trial:
-    """Build and score a candidate, or take what a run before this one found out."""
-    ledger = request.ledger
-    known = ledger.find(proposal) if ledger is not None else None
-    if known is not None and known.verdict is not None:
-        return known.trial(proposal)
-    trial = bench.attempt(proposal, rules, known)
-    if ledger is not None:
-        ledger.note(known_of(trial, modeldir.onnx_sha256(bench.path(proposal.name)) if trial.alive else None))
-    return trial
-
-
-def planned(proposals: tuple[Proposal, ...], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:
-    """Give the proposals in an order in which a budget that ends early has seen the most promising.
-
-    The first of each technique; what the same technique mends of those that failed the gate (it costs no
-    training and keeps most of the gain); the others; what else mends; and last what only saves bytes, unless
-    bytes are the goal.
-    """
-    plain = [p for p in proposals if p.after is None]
-    late = [p for p in plain if p.size_only and rules.goal is not Goal.SIZE]
-    leading = list({p.technique: p for p in reversed(plain) if p not in late}.values())
-    first = [p for p in plain if p in leading]
-    yield from first
-    makers = {p.name: p.technique for p in plain}
-    own = [p for p in proposals if p.after is not None and makers.get(p.after) is p.technique]
-    yield from _mending(own, tried, rules)
-    yield from (p for p in plain if p not in first and p not in late)
-    others = [p for p in proposals if p.after is not None and p not in own]
-    yield from _mending(others, tried, rules)
-    yield from late
-
-
-def _mending(proposals: list[Proposal], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:
-    """Give what mends a candidate that failed the gate, until one of its technique has mended it."""
-    for proposal in proposals:
-        broken = next((t for t in tried if t.proposal.name == proposal.after), None)
-        if rules.max_drop is None or broken is None or not broken.alive or gate(broken, rules).alive:
-            continue
-        before = [
-            t
-            for t in tried
-            if t.proposal.after == proposal.after and t.proposal.technique is proposal.technique
-        ]
-        if not any(t.alive and gate(t, rules).alive for t in before):
-            yield proposal
-
-
-def _measure(original: Trial, tried: list[Trial], bench: Bench, reporter: Reporter) -> list[Trial]:
-    def progress(done: int, total: int) -> None:
-        reporter.stage("Measure", "timing in interleaved rounds", done=done, total=total)
-
-    reporter.stage("Measure", "timing in interleaved rounds")
-    measured = bench.measure([original, *tried], progress)
-    for trial in measured:
-        reporter.trial(trial)
-    return measured
-
-
-def _cascades(
-    original: Trial, measured: list[Trial], request: Request, bench: Bench, reporter: Reporter, rules: Rules
-) -> list[Trial]:
+def _cascades(original: Trial, measured: list[Trial], search: Search) -> list[Trial]:
     """Try the fastest candidate as the first stage of a cascade."""
+    request, reporter = search.request, search.reporter
     if not cascade.wanted(request.techniques):
         return []
     found = cascade.smalls(original, measured)
@@ -380,19 +326,31 @@ def _cascades(
     if reason is not None:
         named = TechniqueName.CASCADE in request.techniques
         return [_skipped_trial(TechniqueName.CASCADE.value, reason)] if named else []
-    reporter.stage("Candidates", f"{cascade.NAME} of {found[0].proposal.name} and the original")
-    trial = bench.cascade(found[0], original, rules)
+    small = search.built(found[0])
+    if not small.alive:
+        return []
+    reporter.stage("Candidates", f"{cascade.NAME} of {small.proposal.name} and the original")
+    trial = search.bench.cascade(small, original, search.rules)
     reporter.trial(trial)
     return [trial]
 
 
-def _confirmed(original: Trial, trials: list[Trial], rules: Rules, bench: Bench) -> Decision:
+def _confirmed(original: Trial, trials: list[Trial], search: Search) -> Decision:
     """Decide, and time the winner a second time: luck in one set of processes is no gain."""
+    rules = search.rules
     while True:
         decision = decide(original, trials, rules, ORIGINAL)
-        if decision.chosen == ORIGINAL or rules.goal is Goal.SIZE or missed_limit(original, rules):
+        if decision.chosen == ORIGINAL:
             return decision
-        again = bench.confirm(decision.chosen, rules.goal)
+        winner = next(t for t in trials if t.proposal.name == decision.chosen)
+        built = search.built(winner)
+        if built is not winner:
+            # Built anew it may score otherwise, so it is decided anew.
+            trials = [built if t is winner else t for t in trials]
+            continue
+        if rules.goal is Goal.SIZE or missed_limit(original, rules):
+            return decision
+        again = search.bench.confirm(decision.chosen, rules.goal)
         if is_better(again):
             return decision
         reason = (

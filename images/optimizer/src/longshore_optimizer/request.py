@@ -16,6 +16,7 @@ from longshore_optimizer.measure.process import Cores
 
 if TYPE_CHECKING:
     from longshore_optimizer.ledger import Ledger
+    from longshore_optimizer.parallel import Share
 
 RESULTS_VERSION = "1"
 """Raised whenever the same request would give another artifact, so that old cached ones are not taken."""
@@ -26,7 +27,7 @@ class Request:
     """Paths are of fetched, digest-checked files; times in seconds, sizes in bytes.
 
     `teacher` is a model in any format, for distillation; `epochs` the most passes over the training data for
-    one candidate. `metric` and `max_drop` count only
+    one candidate. `share` is set where several workers search. `metric` and `max_drop` count only
     where there is evaluation data (or agreement is asked for by name). `samples` is how many rows of the data
     become sample requests in the artifact.
     """
@@ -62,6 +63,7 @@ class Request:
     optimize: bool = True
     key: str | None = None
     ledger: "Ledger | None" = None
+    share: "Share | None" = None
     notes: tuple[str, ...] = field(default=())
 
 

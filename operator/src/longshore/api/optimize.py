@@ -191,7 +191,12 @@ class Optimize(Part):
     training: Training | None = Field(default=None, description="Data for techniques that train.")
     limits: Limits | None = Field(default=None, description="Bounds that the chosen model must keep.")
     budget: Budget = Field(default=Budget(), description="How much work the search may be.")
-    parallelism: int = Field(default=1, ge=1, le=64, description="Pods that search side by side.")
+    parallelism: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Pods that search side by side and share what they measure through the artifact store.",
+    )
     on_miss: OnMiss = Field(
         default=OnMiss.SERVE_ORIGINAL, description="What to do when no candidate passes the gates."
     )

@@ -107,7 +107,8 @@ def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
         return _start(observed, spec, key, 1, superseded)
     pod = _pod_of(observed, job)
     report = next((r for r in map(report_of, _messages(pod)) if r is not None), None)
-    if job.succeeded:
+    # The pods that helped may still be ending, or wait for a node: what the leader reports is all there is.
+    if job.succeeded or (report is not None and report.outcome is Outcome.SUCCEEDED and not job.failed):
         if report is None or report.outcome is not Outcome.SUCCEEDED or report.artifact is None:
             # The pod and its report are gone; the store still knows the key, so the next attempt is short.
             lost = Problem("ReportLost", f"Job {job.name} succeeded, but what it reports is lost")
@@ -229,7 +230,8 @@ def _what_ails(job: JobView, pod: PodView, now: float) -> Problem | None:
 
 
 def _pod_of(observed: Observed, job: JobView) -> PodView | None:
-    pods = [pod for pod in observed.pods if pod.job == job.name]
+    """The latest pod that leads: of an Indexed Job the first alone reports."""
+    pods = [pod for pod in observed.pods if pod.job == job.name and pod.job_index == 0]
     return max(pods, key=lambda pod: pod.created, default=None)
 
 

@@ -56,6 +56,8 @@ class PodView:
     """What a measuring pod runs."""
     out_of_memory: bool = False
     """The latest end of a container was for memory, even if it runs again."""
+    job_index: int = 0
+    """Which of the pods of an Indexed Job it is; the first one leads and reports."""
 
 
 @dataclass(frozen=True)

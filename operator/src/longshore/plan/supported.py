@@ -38,11 +38,6 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
         "the server chooses the wait from measured run times, under serving.latencyObjective",
     ),
     (
-        "optimize.parallelism",
-        lambda s: s.optimize is not None and s.optimize.parallelism > 1,
-        "the search runs in one pod",
-    ),
-    (
         "scaling.warm",
         lambda s: s.scaling.warm > 0 and s.scaling.engine is Engine.BUILTIN and not may_sleep(s),
         "the model never goes to zero by itself, so no warm copy is kept; set scaling.min to 0 without "

@@ -15,6 +15,9 @@ from longshore.settings import Settings
 
 WORK_PATH = "/work"
 _WORK_LIMIT = "20Gi"
+_OWN_CODES = [1, 2, 3, 4, 5, 6, 7]
+"""Exit codes with which the optimizer tells a failure in its report."""
+
 _FETCH_SECONDS = 1800
 """Time for a Job without a search: fetching and converting only."""
 
@@ -89,24 +92,42 @@ def optimize_job(
     metadata = owner.metadata(job_name(owner, key, attempt), OPTIMIZER)
     metadata["labels"][KEY] = key
     metadata["annotations"] = {ATTEMPT: str(attempt), **({RETRY: retry} if retry else {})}
+    workers = optimize.parallelism if optimize else 1
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata,
         "spec": {
-            "backoffLimit": 0,
+            **_workers(workers),
             "podFailurePolicy": {
                 "rules": [
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    {
-                        "action": "FailJob",
-                        "onExitCodes": {"containerName": "optimizer", "operator": "NotIn", "values": [0]},
-                    },
+                    {"action": "FailJob", "onExitCodes": _fatal(workers)},
                 ]
             },
             "template": {"metadata": {"labels": owner.labels(OPTIMIZER)}, "spec": spec},
         },
     }
+
+
+def _workers(count: int) -> dict[str, Any]:
+    """One pod, or an Indexed Job whose pods search side by side; a killed one is started again, as it goes on
+    with what it had measured."""
+    if count == 1:
+        return {"backoffLimit": 0}
+    return {
+        "completionMode": "Indexed",
+        "completions": count,
+        "parallelism": count,
+        "backoffLimit": count,
+    }
+
+
+def _fatal(count: int) -> dict[str, Any]:
+    """Exit codes that end the Job: any of a single pod; of several the optimizer's own, which only the leader
+    gives."""
+    codes = {"operator": "NotIn", "values": [0]} if count == 1 else {"operator": "In", "values": _OWN_CODES}
+    return {"containerName": "optimizer", **codes}
 
 
 def _job_resources(serving: Serving) -> dict[str, Any]:
