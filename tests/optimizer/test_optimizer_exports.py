@@ -121,8 +121,12 @@ def test_tflite_takes_images_with_channels_last_and_answers_as_the_served_model(
 
 
 def small_cnn(home: Path) -> tuple[Path, Path]:
-    """A CNN on 8x8 images, and 12 images for it."""
+    """A CNN on 8x8 images, with names that TensorFlow does not take, and 12 images for it."""
     model = cnn(home / "model.onnx", size=8)
+    graph = onnx.load(model)
+    for number, node in enumerate(graph.graph.node):
+        node.name = f"{node.op_type}@{number}"
+    onnx.save(graph, model)
     images = np.ascontiguousarray(IMAGES[:, :, :8, :8])
     np.savez(home / "data.npz", x=images)
     return model, home / "data.npz"

@@ -4,6 +4,7 @@ Images are taken as TFLite's runtimes lay them out: channels come last in inputs
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from longshore_optimizer.exports.base import (
     Runner,
 )
 from longshore_optimizer.measure.session import open_session
+from longshore_optimizer.techniques import onnxfile, prepare
 
 Array = NDArray[Any]
 
@@ -34,13 +36,32 @@ class TfLite(Format):
     precision = "float32"
     runtime = f"ai-edge-litert {version('ai-edge-litert')}"
 
+    def __init__(self) -> None:
+        self._fixed = False
+
     def write(self, work: ExportWork) -> Path:
-        """Convert in a scratch folder, and keep the file of this precision."""
+        """Convert in a scratch folder, and keep the file of this precision.
+
+        Free sizes stay free where onnx2tf can convert the model so; else they become those of one sample.
+        """
         target = work.out / "model.tflite"
-        with _converted(work.model, work.out) as (scratch, _):
+        try:
+            self._write(work, target, fixed=False)
+        except Exception:  # noqa: BLE001 - converters raise anything on sizes that they cannot compute with
+            self._write(work, target, fixed=True)
+            self._fixed = True
+        return target
+
+    def notes(self, written: Path, work: ExportWork) -> tuple[str, ...]:
+        """Say where sizes are fixed."""
+        del written
+        sizes = ", ".join(f"{n} {'x'.join(map(str, a.shape))}" for n, a in work.sample.items())
+        return (f"sizes are fixed, as those of one sample: {sizes}",) if self._fixed else ()
+
+    def _write(self, work: ExportWork, target: Path, *, fixed: bool) -> None:
+        with _converted(work, fixed=fixed) as (scratch, _):
             (written,) = scratch.glob(f"*_{self.precision}.tflite")
             written.replace(target)
-        return target
 
     def runner(self, written: Path, work: ExportWork) -> Runner:
         """Run with the interpreter, inputs and outputs in the layout of the ONNX model."""
@@ -98,13 +119,8 @@ class TfLiteInt8(TfLite):
         if any(a.dtype != np.float32 for a in work.sample.values()):
             raise ValueError("full-integer takes float32 inputs alone: use TFLite for this model")
         target = work.out / "model.tflite"
-        fixed = work.out / "fixed.onnx"
-        _fix_shapes(work, fixed)
-        try:
-            with _converted(fixed, work.out) as (_, model):
-                target.write_bytes(_quantized(model, work))
-        finally:
-            fixed.unlink(missing_ok=True)
+        with _converted(work, fixed=True) as (_, model):
+            target.write_bytes(_quantized(model, work))
         return target
 
     def notes(self, written: Path, work: ExportWork) -> tuple[str, ...]:
@@ -113,7 +129,7 @@ class TfLiteInt8(TfLite):
 
 
 @contextmanager
-def _converted(model: Path, out: Path) -> Iterator[tuple[Path, Any]]:
+def _converted(work: ExportWork, *, fixed: bool) -> Iterator[tuple[Path, Any]]:
     """Convert with onnx2tf; gives the folder of what it wrote, and the Keras model."""
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     import onnx2tf
@@ -121,10 +137,12 @@ def _converted(model: Path, out: Path) -> Iterator[tuple[Path, Any]]:
 
     # It would fetch photographs to look at its own intermediate results; noise does.
     converter.download_test_image_data = _noise
-    scratch = out / ".scratch"
+    scratch = work.out / ".scratch"
     try:
+        scratch.mkdir()
+        _simplify(work, scratch / "model.onnx", fixed=fixed)
         keras = onnx2tf.convert(
-            input_onnx_file_path=str(model),
+            input_onnx_file_path=str(scratch / "model.onnx"),
             output_folder_path=str(scratch),
             not_use_onnxsim=True,
             non_verbose=True,
@@ -137,19 +155,23 @@ def _converted(model: Path, out: Path) -> Iterator[tuple[Path, Any]]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _fix_shapes(work: ExportWork, target: Path) -> None:
-    """Write the model with the sizes of one sample."""
+def _simplify(work: ExportWork, target: Path, *, fixed: bool) -> None:
+    """Write the model with names that TensorFlow takes and, where `fixed`, with the sizes of one sample."""
     model = onnx.load(work.model)
-    for value in model.graph.input:
-        if value.name in work.sample:
-            sizes = value.type.tensor_type.shape.dim
-            for place, size in zip(sizes, work.sample[value.name].shape, strict=True):
-                place.dim_value = size
-    # What was inferred for other sizes would contradict these.
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    onnx.save(onnx.shape_inference.infer_shapes(model, data_prop=True), target)
+    for node in model.graph.node:
+        node.name = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", node.name)
+    if fixed:
+        for value in model.graph.input:
+            if value.name in work.sample:
+                sizes = value.type.tensor_type.shape.dim
+                for place, size in zip(sizes, work.sample[value.name].shape, strict=True):
+                    place.dim_value = size
+        # What was inferred for other sizes would contradict these.
+        del model.graph.value_info[:]
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        model = prepare.slim(onnx.shape_inference.infer_shapes(model, data_prop=True))
+    onnxfile.save(model, target)
 
 
 def _quantized(model: Any, work: ExportWork) -> bytes:
