@@ -38,13 +38,13 @@ def photographs(packages: Path, count: int, seed: int) -> np.ndarray[Any, Any]:
 
 def text_images(
     packages: Path, count: int, height: int, width: int, lines: int, seed: int
-) -> np.ndarray[Any, Any]:
-    """Rendered words, dark on light with noise: (count, 3, height, width) in -1..1."""
+) -> tuple[np.ndarray[Any, Any], list[str]]:
+    """Rendered words, dark on light with noise: (count, 3, height, width) in -1..1, and what they say."""
     sys.path.append(str(packages))
     from PIL import Image, ImageDraw, ImageFont
 
     rng = np.random.default_rng(seed)
-    result = np.empty((count, 3, height, width), np.float32)
+    result, said = np.empty((count, 3, height, width), np.float32), []
     for row in range(count):
         paper, ink = int(rng.integers(190, 256)), int(rng.integers(0, 70))
         image = Image.new("L", (width, height), paper)
@@ -52,6 +52,7 @@ def text_images(
         for line in range(lines):
             size = int(rng.integers(height // lines // 2, int(height / lines * 0.8)))
             text = " ".join(rng.choice(WORDS, size=max(1, int(width / size / 3))))
+            said.append(text)
             draw.text(
                 (int(rng.integers(0, 12)), line * height // lines + 2),
                 text,
@@ -60,7 +61,7 @@ def text_images(
             )
         pixels = np.asarray(image, np.float32) + rng.normal(0, 4, (height, width))
         result[row] = (pixels / 255.0 - 0.5) / 0.5
-    return result
+    return result, said
 
 
 def sentences(vocabulary: Path, count: int, length: int, seed: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -75,3 +76,15 @@ def sentences(vocabulary: Path, count: int, length: int, seed: int) -> dict[str,
         ids[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = 1
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def classes_of(texts: list[str], characters: list[str]) -> np.ndarray[Any, Any]:
+    """Numbers of the characters of each text (n, longest), 0 behind its end; class 0 is the blank.
+
+    A space is the class behind all others, as PaddleOCR appends it to the characters.
+    """
+    known = {character: number for number, character in enumerate([*characters, " "], start=1)}
+    result = np.zeros((len(texts), max(map(len, texts))), np.int64)
+    for row, text in enumerate(texts):
+        result[row, : len(text)] = [known[c] for c in text]
+    return result

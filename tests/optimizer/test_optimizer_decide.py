@@ -6,11 +6,21 @@ import numpy as np
 import pytest
 from longshore.api.optimize import Goal, TechniqueName
 from longshore.artifact.manifest import Verdict
-from longshore_optimizer.decide import Decision, Latency, Rules, Trial, decide, pareto
+from longshore_optimizer.decide import (
+    Decision,
+    Latency,
+    Rules,
+    Trial,
+    decide,
+    doubtful,
+    gain,
+    pareto,
+    together,
+)
 from longshore_optimizer.statistics import Drop
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts
 from longshore_optimizer.techniques.registry import propose
-from longshore_optimizer.trials import planned
+from longshore_optimizer.trials import planned, turns
 
 RULES = Rules(goal=Goal.LATENCY, max_drop=0.01, metric="Accuracy", confidence=0.95)
 RNG = np.random.default_rng(0)
@@ -142,6 +152,38 @@ def test_the_pareto_front_drops_what_is_beaten_everywhere() -> None:
     assert pareto(decision.trials) == {"fast", "small"}
 
 
+def test_more_rounds_are_asked_for_while_noise_hides_who_wins() -> None:
+    noisy = [trial("first", 5, noise=0.6), trial("second", 5.2, noise=0.6), trial("slow", 30)]
+    assert set(doubtful(ORIGINAL, noisy, RULES)) <= {"first", "second"}
+    assert doubtful(ORIGINAL, noisy, RULES)
+    assert doubtful(ORIGINAL, [trial("first", 5), trial("slow", 8)], RULES) == ()
+    assert doubtful(ORIGINAL, [trial("worse", 12, noise=0.6), trial("refused", 2, upper=0.5)], RULES) == ()
+
+
+def test_rounds_of_two_measurements_are_joined_pair_by_pair() -> None:
+    first, second = Latency((1.0, 2.0, 3.0), (1.0, 1.0, 1.0), 2.0, 3.0), Latency((6.0,), (5.0,), 6.0, 7.0)
+    joined = together(first, second)
+    assert joined == Latency((1.0, 2.0, 3.0, 6.0), (1.0, 1.0, 1.0, 5.0), 3.0, 4.0)
+    rounds = tuple(10.0 + n for n in range(44))
+    slow = replace(ORIGINAL, latency=together(latency(10), Latency(rounds, rounds, 10.0, 10.0)))
+    half = tuple(n / 2 for n in rounds)
+    fast = replace(trial("fast", 5), latency=together(latency(5), Latency(half, half, 5.0, 5.0)))
+    assert gain(slow, fast, Goal.LATENCY).estimate == pytest.approx(2.0)
+
+
+def test_what_trains_shares_the_time_with_what_has_had_no_turn() -> None:
+    kinds = (TechniqueName.DISTILLATION, TechniqueName.STRUCTURED_PRUNING, TechniqueName.COMPACT_CONVOLUTION)
+    proposals = [Proposal(f"{kind.value}-{n}", kind, trains=True) for n in (1, 2) for kind in kinds]
+    proposals.append(Proposal("later", TechniqueName.QUANTIZATION_AWARE_TRAINING, after="x", trains=True))
+    parts = [
+        turns(proposals, [Trial(p) for p in proposals[:number]], proposal)
+        for number, proposal in enumerate(proposals[:4])
+    ]
+    assert parts == [4, 3, 2, 2]
+    alone = proposals[:1]
+    assert turns(alone, [], alone[0]) == 2
+
+
 def order(bounds: dict[str, float], goal: Goal = Goal.LATENCY) -> list[str]:
     """What is tried, in order, where every candidate has the bound that `bounds` gives it, else none lost."""
     facts = ModelFacts(17, {"Conv": 3, "MatMul": 3}, 1 << 20, (), ())
@@ -155,14 +197,18 @@ def order(bounds: dict[str, float], goal: Goal = Goal.LATENCY) -> list[str]:
 
 def test_what_mends_static_quantization_comes_before_the_second_choices() -> None:
     names = order({"static-int8": 0.3})
-    assert names.index("low-rank-99.99") < names.index("static-int8-without-5") < names.index("low-rank-99.5")
-    assert names.index("static-int8-without-5") < names.index("static-int8-percentile")
+    assert (
+        names.index("low-rank-99.99")
+        < names.index("static-int8-mixed-without-50")
+        < names.index("low-rank-99.5")
+    )
+    assert names.index("static-int8-mixed-without-50") < names.index("static-int8-percentile")
     # One that mended it is enough: leaving out more layers is slower.
-    assert "static-int8-without-15" not in names
+    assert "static-int8-mixed-without-75" not in names
     assert names.index("shared-256") > names.index("static-int8-signed")
-    worse = order({"static-int8": 0.3, "static-int8-without-5": 0.2})
-    assert worse.index("static-int8-without-15") == worse.index("static-int8-without-5") + 1
-    assert "static-int8-without-35" not in worse
+    worse = order({"static-int8": 0.3, "static-int8-mixed-without-50": 0.2})
+    assert worse.index("static-int8-mixed-without-75") == worse.index("static-int8-mixed-without-50") + 1
+    assert "static-int8-mixed-without-90" not in worse
 
 
 def test_nothing_is_mended_that_passes_the_gate_and_bytes_come_first_where_they_are_the_goal() -> None:

@@ -83,6 +83,7 @@ def test_training_data_of_a_request_reaches_the_techniques(folder: Path, tmp_pat
         max_drop=0.05,
         techniques=(DISTILLATION,),
         trials=1,
+        epochs=5,
         seconds=60.0,
     )
     manifest = pipeline.optimize(request, Reporter())
@@ -295,3 +296,47 @@ def test_without_training_data_it_is_said_what_is_missing() -> None:
     names = [p.name for p in proposals]
     assert "distilled-50-int8" in names
     assert "structured-trained-55-polynomial" in names
+
+
+def test_a_student_is_trained_once_for_both_forms_and_meets_the_limit_on_the_size(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    exact = training.train
+
+    def counted(*arguments: Any, **options: Any) -> onnx.ModelProto:
+        calls.append(arguments)
+        return exact(*arguments, **options)
+
+    monkeypatch.setattr(training, "train", counted)
+    limit = (folder / "model.onnx").stat().st_size // 9
+    facts = ModelFacts(17, {"Conv": 3, "Gemm": 1}, 4 * 9 * limit, (), ())
+    forms = TECHNIQUES[DISTILLATION].space(
+        facts, TargetFacts(calibration=True, training=True, size_limit=limit)
+    )
+    first = forms[0]
+    assert first.name == "distilled-50-int8-to-size"
+    parameters = first.parameters | {"epochs": 1}
+    eight = trained(DISTILLATION, folder, tmp_path / "eight", **parameters)
+    assert eight.stat().st_size <= limit
+    job = work(
+        folder / "prepared" / "model.onnx", tmp_path / "float", folder / "calibration.npz", **parameters
+    )
+    del job.parameters["int8"]
+    job = replace(job, scratch=tmp_path / "eight", training=folder / "training.npz")
+    TECHNIQUES[DISTILLATION].apply(job)
+    assert len(calls) == 1
+    assert job.out.stat().st_size > eight.stat().st_size
+
+
+def test_a_limit_that_no_pruning_meets_is_told(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotApplicableError, match=r"stays over limits\.size"):
+        trained(DISTILLATION, folder, tmp_path, share=0.5, relation="response", sizeLimit=500, epochs=1)
+
+
+def test_the_learning_rate_has_come_down_when_the_time_is_up() -> None:
+    lesson = training.Lesson(rate=0.01)
+    rates = [training.rate(lesson, progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0, 3.0)]
+    assert rates[0] == 0.01
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == rates[-2] == pytest.approx(0.0)

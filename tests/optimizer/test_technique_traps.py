@@ -73,8 +73,10 @@ def test_a_candidate_that_loads_but_fails_at_run_is_told_and_the_original_served
     data = labelled(tmp_path / "data.npz", model, {"x": ROWS})
     build = Bench._build
 
-    def broken(self: Bench, technique: str, parameters: dict[str, Any], source: Path, out: Path) -> None:
-        build(self, technique, parameters, source, out)
+    def broken(
+        self: Bench, technique: str, parameters: dict[str, Any], source: Path, out: Path, *rest: Any
+    ) -> None:
+        build(self, technique, parameters, source, out, *rest)
         if technique == "Prepare":
             return
         candidate = onnx.load(out)

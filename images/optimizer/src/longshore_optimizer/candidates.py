@@ -15,17 +15,18 @@ from longshore.artifact.manifest import MODEL_NAME, ORIGINAL, Verdict
 from longshore_optimizer import cascade, modeldir
 from longshore_optimizer.custom_metric import CustomEvaluator
 from longshore_optimizer.data import Dataset
-from longshore_optimizer.decide import Latency, Rules, Trial, gain, refuse
+from longshore_optimizer.decide import Latency, Rules, Trial, refuse
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch import protobuf
 from longshore_optimizer.ledger import Known
 from longshore_optimizer.measure import outputs as outputs_file
-from longshore_optimizer.measure.latency import rescale, time_models
+from longshore_optimizer.measure.latency import rescale, seconds_for
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
 from longshore_optimizer.measure.protocol import Loaded, Predicted, Timed
 from longshore_optimizer.metrics import Evaluated, Evaluator, Judge, Outputs, agreement
 from longshore_optimizer.request import Request
 from longshore_optimizer.statistics import Drop, Ratio
+from longshore_optimizer.stopwatch import Stopwatch
 from longshore_optimizer.techniques.architecture_search import STUDY_NAME
 from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal
 from longshore_optimizer.techniques.build import Built
@@ -38,10 +39,10 @@ _SMOKE_SAMPLES = 4
 _BUILD_TIMEOUT = 1200.0
 _RUN_TIMEOUT = 3600.0
 _LEAST_TIMEOUT = 60.0
+_LEAST_TRAINING = 10.0
 _SINGLE_SECONDS = 15.0
 _BATCH = 8
 _HOPELESS = 4.0
-_CONFIRM_SECONDS = 5.0
 _SYMBOLS = (1, 8, 32, 64, 128, 224)
 
 
@@ -168,10 +169,13 @@ class Bench:
             self._prepared = self._subject.path
         return facts_of(self._prepared, self._subject.runnable)
 
-    def attempt(self, proposal: Proposal, rules: Rules, known: Known | None = None) -> Trial:
+    def attempt(
+        self, proposal: Proposal, rules: Rules, known: Known | None = None, seconds: float | None = None
+    ) -> Trial:
         """Build a candidate, run it on a few samples, then on all; what breaks is told, not raised.
 
-        Where the model turns out to be the one that `known` was measured on, its scores are taken.
+        Where the model turns out to be the one that `known` was measured on, its scores are taken. `seconds`
+        is what training may take.
         """
         trial = Trial(proposal)
         out = self._scratch / proposal.name / MODEL_NAME
@@ -182,7 +186,7 @@ class Bench:
                 Verdict.SKIPPED,
             )
         try:
-            self._build(proposal.technique.value, proposal.parameters, self._prepared, out)
+            self._build(proposal.technique.value, proposal.parameters, self._prepared, out, seconds)
             size = modeldir.onnx_size(out)
             trial = replace(trial, size_bytes=size)
             if proposal.lossless and _same_graph(out, self._subject.path):
@@ -232,22 +236,19 @@ class Bench:
             )
         return trial
 
-    def measure(self, trials: Sequence[Trial], progress: Callable[[int, int], None]) -> list[Trial]:
-        """Time the original and every candidate that is still in play, interleaved."""
-        alive = [t for t in trials if t.alive]
+    def measuring(self, models: int) -> float:
+        """Seconds that the final measurement of so many models, the original among them, takes at most."""
+        return seconds_for(self._original_p50 / 1000, models) if self._measurable else 0.0
+
+    def measure(
+        self, trials: Sequence[Trial], progress: Callable[[int, int], None], rules: Rules
+    ) -> list[Trial]:
+        """Time the original, which stands first, and every candidate that is still in play, interleaved."""
         if not self._measurable:
             original = replace(trials[0], latency=_unmeasured())
             return [original, *trials[1:]]
-        measured = time_models(
-            {t.proposal.name: self.path(t.proposal.name) for t in alive},
-            ORIGINAL,
-            self._data,
-            self._request.cores,
-            seed=self._request.seed,
-            symbol=self._symbol,
-            deadline=self._left,
-            progress=progress,
-        )
+        paths = {t.proposal.name: self.path(t.proposal.name) for t in trials}
+        measured = self._stopwatch().compare(trials, paths, rules, progress)
         result = []
         for trial in trials:
             latency = measured.get(trial.proposal.name)
@@ -294,15 +295,8 @@ class Bench:
     def _timed_later(self, trial: Trial, original: Trial) -> Trial:
         """Time one more candidate; its latencies are put in relation to the original's first ones."""
         name = trial.proposal.name
-        measured = time_models(
-            {ORIGINAL: self._subject.path, name: self.path(name)},
-            ORIGINAL,
-            self._data,
-            self._request.cores,
-            seed=self._request.seed + 2,
-            symbol=self._symbol,
-            deadline=lambda: max(self._left(), _CONFIRM_SECONDS),
-        )
+        models = {ORIGINAL: self._subject.path, name: self.path(name)}
+        measured = self._stopwatch().time(models, -1, least=5.0)
         base, latency = measured[ORIGINAL], measured[name]
         if isinstance(latency, WorkerError) or isinstance(base, WorkerError) or original.latency is None:
             failure = latency if isinstance(latency, WorkerError) else WorkerError("not timed", "Died")
@@ -311,22 +305,21 @@ class Bench:
 
     def confirm(self, name: str, goal: Goal) -> Ratio:
         """Time a winner against the original once more, in new processes; gives its gain there."""
-        measured = time_models(
-            {ORIGINAL: self._subject.path, name: self.path(name)},
-            ORIGINAL,
-            self._data,
-            self._request.cores,
-            seed=self._request.seed + 1,
-            symbol=self._symbol,
-            deadline=lambda: max(self._left(), _CONFIRM_SECONDS),
-        )
-        first, second = measured[ORIGINAL], measured[name]
-        if isinstance(first, WorkerError) or isinstance(second, WorkerError):
-            return Ratio(0.0, 0.0, 0.0)
-        proposal = self.original_proposal()
-        return gain(Trial(proposal, latency=first), Trial(proposal, latency=second), goal)
+        models = {ORIGINAL: self._subject.path, name: self.path(name)}
+        return self._stopwatch().confirm(models, name, goal)
 
-    def _build(self, technique: str, parameters: dict[str, Any], model: Path, out: Path) -> None:
+    def _stopwatch(self) -> Stopwatch:
+        request = self._request
+        return Stopwatch(self._data, request.cores, request.seed, self._symbol, self._left)
+
+    def _build(
+        self,
+        technique: str,
+        parameters: dict[str, Any],
+        model: Path,
+        out: Path,
+        seconds: float | None = None,
+    ) -> None:
         if self._builder is None:
             self._builder = WorkerProcess(self._request.cores)
         limit = min(_BUILD_TIMEOUT, max(self._left(), 10.0))
@@ -346,8 +339,7 @@ class Bench:
                 training=str(self._request.training) if self._request.training else None,
                 epochs=self._request.epochs,
                 teacher=str(self._request.teacher) if self._request.teacher else None,
-                # What trains may take a quarter of what is left: the others want their turn too.
-                seconds=min(0.8 * limit, max(self._left() / 4, 10.0)),
+                seconds=min(0.8 * limit, max(seconds if seconds is not None else limit, _LEAST_TRAINING)),
             )
         except WorkerError as error:
             if error.kind in ("Died", "OutOfMemory", "Timeout"):

@@ -19,6 +19,8 @@ TIE = 1.03
 SLOWDOWN = 1.5
 """With goal Size and no limits.p95, a candidate this much slower than the original is refused."""
 
+_FINALISTS = 4
+
 CONFIDENCE = 0.95
 """Of the two-sided interval on a latency ratio."""
 
@@ -145,6 +147,38 @@ def gain(original: Trial, trial: Trial, goal: Goal) -> Ratio:
     )
     # Other load on the machine spoils wall time but hardly CPU time: a gain must show on both clocks.
     return Ratio(wall.estimate, min(wall.low, cpu.low), wall.high)
+
+
+def doubtful(original: Trial, trials: Sequence[Trial], rules: Rules) -> tuple[str, ...]:
+    """Name the few candidates between which more rounds of timing decide; none where it is clear who wins.
+
+    It is open while the best may be no faster than the original, or another may be faster than the best.
+    """
+    if rules.goal is Goal.SIZE or original.latency is None:
+        return ()
+    gated = [_limits(gate(t, rules), rules, original) for t in trials]
+    gains = {t.proposal.name: gain(original, t, rules.goal) for t in gated if t.alive}
+    hopeful = {name: ratio for name, ratio in gains.items() if ratio.estimate >= LEAST_GAIN}
+    if not hopeful:
+        return ()
+    ranked = sorted(hopeful, key=lambda name: -hopeful[name].estimate)
+    best = hopeful[ranked[0]]
+    rivals = [n for n in ranked[1:] if hopeful[n].high > best.estimate > hopeful[n].estimate * TIE]
+    if is_better(best) and not rivals:
+        return ()
+    return tuple(ranked[:1] + [n for n in ranked[1:] if hopeful[n].high > best.estimate])[:_FINALISTS]
+
+
+def together(first: Latency, second: Latency) -> Latency:
+    """Join two measurements of one model; percentiles are means by the number of rounds."""
+    counts = len(first.rounds), len(second.rounds)
+    share = counts[0] / max(sum(counts), 1)
+    return Latency(
+        first.rounds + second.rounds,
+        first.cpu_rounds + second.cpu_rounds,
+        share * first.p50 + (1 - share) * second.p50,
+        share * first.p95 + (1 - share) * second.p95,
+    )
 
 
 def is_better(ratio: Ratio) -> bool:

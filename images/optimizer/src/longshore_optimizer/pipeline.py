@@ -252,6 +252,7 @@ def _offers(
         training=request.training is not None,
         goal=request.goal,
         p95_limit_ms=request.p95_limit_ms,
+        size_limit=request.size_limit,
     )
     proposals, skipped = propose(request.techniques, facts, target)
     return facts, proposals, list(skipped)

@@ -1,6 +1,6 @@
 """Tries candidates in the order that a budget wants, or takes what other workers found, and times them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from longshore.api.optimize import Goal
@@ -20,7 +20,10 @@ Left = Callable[[], float]
 """Tells the seconds that are left of the budget."""
 
 _RESERVE = 0.3
-"""Share of the time budget kept for the final, interleaved measurement."""
+"""Largest share of the time budget that is kept for the final, interleaved measurement."""
+
+_CAUTION = 1.5
+"""What is kept for it relative to what it should take: machines are busier at times."""
 
 _LEADERS_RESERVE = 0.12
 """Share of the time budget that the leader keeps when it waits for other workers: to confirm and write."""
@@ -64,7 +67,6 @@ class Search:
         publisher: Publisher | None = None,
     ) -> list[Trial]:
         """Build and score candidates, at most `limit`; those in `found` are taken from there."""
-        reserve = self.request.seconds * _RESERVE
         tried: list[Trial] = []
         total = min(len(proposals), limit)
         for number, proposal in enumerate(planned(proposals, tried, self.rules)):
@@ -73,12 +75,14 @@ class Search:
                 reason = f"budget.trials ({self.request.trials}) is used up"
                 tried.append(refuse(Trial(proposal), reason, Verdict.SKIPPED))
                 continue
+            reserve = self._reserve(tried)
             if trial is None and self.left() < reserve:
                 tried.append(refuse(Trial(proposal), "budget.time is used up", Verdict.SKIPPED))
                 continue
             if trial is None:
                 self.reporter.stage("Candidates", proposal.name, done=number, total=total)
-                trial = self._tried(proposal)
+                seconds = (self.left() - reserve) / turns(proposals, tried, proposal)
+                trial = self._tried(proposal, seconds)
             tried.append(trial)
             self.reporter.trial(trial)
             if publisher is not None:
@@ -92,7 +96,7 @@ class Search:
             self.reporter.stage("Measure", "timing in interleaved rounds", done=done, total=total)
 
         self.reporter.stage("Measure", "timing in interleaved rounds")
-        measured = self.bench.measure(trials, progress)
+        measured = self.bench.measure(trials, progress, self.rules)
         for trial in measured:
             self.reporter.trial(trial)
         return measured
@@ -105,16 +109,21 @@ class Search:
         if self.bench.path(trial.proposal.name).is_file():
             return trial
         self.reporter.stage("Candidates", f"building {trial.proposal.name}, which another worker measured")
-        again = self.bench.attempt(trial.proposal, self.rules)
+        again = self.bench.attempt(trial.proposal, self.rules, seconds=self.left() / 2)
         return replace(again, latency=trial.latency) if again.alive else again
 
-    def _tried(self, proposal: Proposal) -> Trial:
+    def _reserve(self, tried: Sequence[Trial]) -> float:
+        """Seconds kept for the final measurement of what is alive, of one more, and of the winner again."""
+        models = sum(t.alive for t in tried) + 3
+        return min(_CAUTION * self.bench.measuring(models), _RESERVE * self.request.seconds)
+
+    def _tried(self, proposal: Proposal, seconds: float) -> Trial:
         """Build and score a candidate, or take what a run before this one found out."""
         ledger = self.request.ledger
         known = ledger.find(proposal) if ledger is not None else None
         if known is not None and known.verdict is not None:
             return known.trial(proposal)
-        trial = self.bench.attempt(proposal, self.rules, known)
+        trial = self.bench.attempt(proposal, self.rules, known, seconds)
         if ledger is not None:
             ledger.note(known_of(trial, self._digest(trial)))
         return trial
@@ -171,6 +180,14 @@ class Found:
     original: Trial
     trials: list[Trial]
     notes: tuple[str, ...] = field(default=())
+
+
+def turns(proposals: Sequence[Proposal], tried: Sequence[Trial], proposal: Proposal) -> int:
+    """Into how many parts the time left is split where a candidate trains: this one's, one for the first of
+    each technique that trains too and has had no turn, and one for all the others."""
+    had = {t.proposal.technique for t in tried} | {proposal.technique}
+    waiting = {p.technique for p in proposals if p.trains and p.after is None} - had
+    return 2 + len(waiting)
 
 
 def planned(proposals: tuple[Proposal, ...], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:

@@ -22,7 +22,20 @@ _BLOCK_MOST = 1.5
 _RUNS_A_BLOCK = 8
 _SLOW_SECONDS = 0.3
 _LEAST_ROUNDS = 6
+_START_SECONDS = 2.0
+"""Starting a process and loading a model into it."""
+
 _OVERHEAD_BYTES = 150 << 20
+
+
+def block_seconds(run: float) -> float:
+    """Length of one block of timed runs, from the seconds that one run takes."""
+    return min(max(_RUNS_A_BLOCK * run, _BLOCK_LEAST), _BLOCK_MOST)
+
+
+def seconds_for(run: float, models: int) -> float:
+    """Seconds that `time_models` needs for models of which one run takes `run` seconds; warm-ups count."""
+    return models * (_START_SECONDS + 2 * ROUNDS * block_seconds(run))
 
 
 def groups(sizes: Mapping[str, int], original: str, available: int) -> list[list[str]]:
@@ -133,7 +146,7 @@ def _time_group(
             workers[name] = worker
             run = statistics.median(first.latencies_ms) / 1000
             least[name] = 3 if run < _SLOW_SECONDS else 1
-            block[name] = min(max(_RUNS_A_BLOCK * run, _BLOCK_LEAST), _BLOCK_MOST)
+            block[name] = block_seconds(run)
             latencies[name], rounds[name], cpu[name] = [], [], []
         # A block's warm-up costs as much again; leave the deadline room for it.
         scale = min(1.0, left / max(2 * ROUNDS * sum(block.values()), 1e-9))

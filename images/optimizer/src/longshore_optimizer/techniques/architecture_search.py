@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from longshore.api.optimize import Goal, TechniqueName
 
-from longshore_optimizer.techniques import architecture_space, distillation, onnxfile
+from longshore_optimizer.techniques import architecture_space, onnxfile, students
 from longshore_optimizer.techniques.architecture_space import Space
 from longshore_optimizer.techniques.base import (
     ModelFacts,
@@ -51,8 +51,8 @@ class ArchitectureSearch:
         proposals: list[Proposal] = []
         for drop in _DROPS:
             parameters = {"drop": drop, "trials": _TRIALS, "smallest": target.goal is Goal.SIZE}
-            point = Proposal(f"searched-{drop * 100:g}", self.name, parameters)
-            proposals += distillation.in_eight_bits_too(point, model, target)
+            point = Proposal(f"searched-{drop * 100:g}", self.name, parameters, trains=True)
+            proposals += students.in_eight_bits_too(point, model, target)
         return tuple(proposals)
 
     def apply(self, work: Work) -> None:
@@ -67,7 +67,7 @@ class ArchitectureSearch:
         space = architecture_space.find(teacher, data, work.scratch, work.threads)
         student = _trained(space, teacher, _Material(work, work.training, data))
         if work.parameters.get("int8"):
-            student = distillation.quantized(student, data, work)
+            student = students.quantized(student, data, work)
         del student.graph.value_info[:]
         onnxfile.save(student, work.out)
 

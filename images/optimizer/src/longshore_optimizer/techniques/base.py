@@ -41,7 +41,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """What the model will run on, what material there is, and what is asked for (p95 in ms)."""
+    """What the model will run on, what material there is, what is asked for (p95 in ms, size in bytes)."""
 
     cpu_flags: tuple[str, ...] = ()
     vnni: bool = True
@@ -50,6 +50,7 @@ class TargetFacts:
     training: bool = False
     goal: Goal = Goal.LATENCY
     p95_limit_ms: float | None = None
+    size_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Proposal:
     """One candidate to build. A `lossless` one computes the same function up to rounding.
 
     One with `after` is an escalation: it is tried only where the candidate of that name lost too much
-    quality. One that is `size_only` cannot be faster, so with another goal than Size it is tried last.
+    quality. One that is `size_only` cannot be faster, so with another goal than Size it is tried last. One
+    that `trains` gets a share of the time that is left.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Proposal:
     lossless: bool = False
     after: str | None = None
     size_only: bool = False
+    trains: bool = False
 
 
 @dataclass(frozen=True)

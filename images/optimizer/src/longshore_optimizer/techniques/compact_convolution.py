@@ -10,7 +10,7 @@ from longshore.api.optimize import TechniqueName
 from numpy.typing import NDArray
 from onnx import helper
 
-from longshore_optimizer.techniques import channels, distillation, editing, onnxfile
+from longshore_optimizer.techniques import channels, editing, onnxfile, students
 from longshore_optimizer.techniques.base import (
     ModelFacts,
     NotApplicableError,
@@ -62,42 +62,44 @@ class CompactConvolution:
         """From the cheapest form to the dearest, each in eight bits too."""
         proposals: list[Proposal] = []
         for kind, number in (("separable", 1), ("separable", 2), ("grouped", 4), ("grouped", 2)):
-            student = Proposal(f"compact-{kind}-{number}", self.name, {"form": kind, "number": number})
-            proposals += distillation.in_eight_bits_too(student, model, target)
+            student = Proposal(
+                f"compact-{kind}-{number}", self.name, {"form": kind, "number": number}, trains=True
+            )
+            proposals += students.in_eight_bits_too(student, model, target)
         return tuple(proposals)
 
     def apply(self, work: Work) -> None:
         """Replace, train, quantize where asked to; NotApplicableError where no convolution gets cheaper."""
-        from longshore_optimizer.techniques import training
+        students.write(work, lambda: _student(work))
 
-        if work.training is None:
-            raise ValueError("compact convolutions need training data")
-        teacher = onnxfile.load(work.model)
-        samples = training.load(work.model, work.training)
-        data = work.calibration or work.training
-        form = Form(work.parameters["form"], int(work.parameters["number"]))
-        layers = dense(teacher)
-        chosen = {name: form for name, weight in layers.items() if fits(weight, form)}
-        if not chosen:
-            raise NotApplicableError(
-                f"no dense convolution with a kernel over 1 and at least {LEAST_CHANNELS} channels "
-                "on both sides gets cheaper"
-            )
-        wanted = {n.input[0]: 1 - layers[n.name].ndim for n in teacher.graph.node if n.name in chosen}
-        seen = channels.observe(teacher, wanted, data, work.scratch, work.threads, second=True)
-        student = replaced(teacher, chosen, {name: s.second for name, s in seen.items()})
-        lesson = training.Lesson(
-            relation="feature",
-            epochs=work.passes(20),
-            seconds=_TRAINING_SHARE * work.seconds,
-            seed=work.seed,
-            threads=work.threads,
+
+def _student(work: Work) -> onnx.ModelProto:
+    from longshore_optimizer.techniques import training
+
+    if work.training is None:
+        raise ValueError("compact convolutions need training data")
+    teacher = onnxfile.load(work.model)
+    samples = training.load(work.model, work.training)
+    data = work.calibration or work.training
+    form = Form(work.parameters["form"], int(work.parameters["number"]))
+    layers = dense(teacher)
+    chosen = {name: form for name, weight in layers.items() if fits(weight, form)}
+    if not chosen:
+        raise NotApplicableError(
+            f"no dense convolution with a kernel over 1 and at least {LEAST_CHANNELS} channels "
+            "on both sides gets cheaper"
         )
-        student = training.train(student, teacher, samples, lesson)
-        if work.parameters.get("int8"):
-            student = distillation.quantized(student, data, work)
-        del student.graph.value_info[:]
-        onnxfile.save(student, work.out)
+    wanted = {n.input[0]: 1 - layers[n.name].ndim for n in teacher.graph.node if n.name in chosen}
+    seen = channels.observe(teacher, wanted, data, work.scratch, work.threads, second=True)
+    student = replaced(teacher, chosen, {name: s.second for name, s in seen.items()})
+    lesson = training.Lesson(
+        relation="feature",
+        epochs=work.passes(20),
+        seconds=_TRAINING_SHARE * work.seconds,
+        seed=work.seed,
+        threads=work.threads,
+    )
+    return training.train(student, teacher, samples, lesson)
 
 
 def dense(model: onnx.ModelProto) -> dict[str, Weights]:

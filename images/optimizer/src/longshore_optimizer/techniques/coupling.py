@@ -446,11 +446,18 @@ def places_of(model: onnx.ModelProto) -> dict[str, int]:
 
 def products(model: onnx.ModelProto) -> float:
     """Products (multiply-accumulates) of one sample that go through constant weights."""
-    weights, uses = onnxfile.float_initializers(model), places_of(model)
+    weights, uses = {i.name: i for i in model.graph.initializer}, places_of(model)
+    # Weights in 8 bits stand behind a DequantizeLinear.
+    restored = {
+        n.output[0]: weights[n.input[0]]
+        for n in model.graph.node
+        if n.op_type == "DequantizeLinear" and n.input[0] in weights
+    }
+    known = weights | restored
     return float(
         sum(
-            np.prod(weights[node.input[1]].dims) * uses.get(node.input[1], 1)
+            np.prod(known[node.input[1]].dims) * uses.get(node.input[1], 1)
             for node in model.graph.node
-            if node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm") and node.input[1] in weights
+            if node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm") and node.input[1] in known
         )
     )

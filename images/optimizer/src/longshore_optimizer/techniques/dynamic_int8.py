@@ -31,7 +31,7 @@ class DynamicInt8:
         return None
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
-        """Matrix products, per channel and per tensor; embeddings too where there are any, in 8 or 4 bits."""
+        """Matrix products, per channel and per tensor; embeddings too where there are any: 8, 6 or 4 bits."""
         reduced = not target.vnni
         shared = {"reduceRange": reduced}
         proposals = []
@@ -43,8 +43,9 @@ class DynamicInt8:
                     {"operators": [*_MATMUL, "Gather"], "perChannel": True, **shared},
                 )
             )
-            parameters = {"operators": [*_MATMUL], "perChannel": True, "tableClusters": 16, **shared}
-            proposals.append(Proposal("dynamic-int8-shared-tables", self.name, parameters))
+            for bits in (6, 4):
+                parameters = {"operators": [*_MATMUL], "perChannel": True, "tableClusters": 2**bits, **shared}
+                proposals.append(Proposal(f"dynamic-int8-tables-{bits}-bit", self.name, parameters))
         proposals.append(
             Proposal("dynamic-int8", self.name, {"operators": [*_MATMUL], "perChannel": True, **shared}),
         )

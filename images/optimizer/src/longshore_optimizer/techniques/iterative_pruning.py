@@ -10,9 +10,12 @@ from longshore_optimizer.techniques.base import Work
 from longshore_optimizer.techniques.coupling import places
 from longshore_optimizer.techniques.elimination import Ranking
 from longshore_optimizer.techniques.prepare import infer
-from longshore_optimizer.techniques.structured_pruning import Survey, by_share, pruned, take_survey
+from longshore_optimizer.techniques.structured_pruning import Survey, by_share, pruned, take_survey, to_size
 
-_TRAINING_SHARE = 0.7
+_TRAINING_SHARE = 0.8
+
+_LAST = 0.6
+"""Share of the training that follows the last pruning: what was learned between is partly cut away again."""
 
 
 def shares(final: float, rounds: int, schedule: str) -> list[float]:
@@ -21,6 +24,13 @@ def shares(final: float, rounds: int, schedule: str) -> list[float]:
     if schedule == "constant":
         return [final]
     return [final * (1 - (1 - number / rounds) ** 3) for number in range(1, rounds + 1)]
+
+
+def portions(rounds: int) -> list[float]:
+    """Share of the training after each round: most of it after the last."""
+    if rounds == 1:
+        return [1.0]
+    return [(1 - _LAST) / (rounds - 1)] * (rounds - 1) + [_LAST]
 
 
 def prune(work: Work) -> onnx.ModelProto:
@@ -39,18 +49,20 @@ def prune(work: Work) -> onnx.ModelProto:
         str(work.parameters.get("schedule", "polynomial")),
     )
     lesson = training.Lesson(
-        epochs=max(1, work.passes(24) // len(plan)),
-        seconds=_TRAINING_SHARE * work.seconds / len(plan),
-        seed=work.seed,
-        threads=work.threads,
+        epochs=work.passes(60), seconds=_TRAINING_SHARE * work.seconds, seed=work.seed, threads=work.threads
     )
     data = work.calibration or work.training
+    consulted = training.consult(teacher, samples, lesson)
     student, before = teacher, 0.0
-    for share in plan:
+    for share, part in zip(plan, portions(len(plan)), strict=True):
         survey = take_survey(student, data, work.scratch, work.threads, "norm")
         survey = by_taylor(survey, teacher, samples, lesson)
         removals = by_share(survey, 1 - (1 - share) / (1 - before))
-        student = training.train(infer(pruned(survey, removals)), teacher, samples, lesson)
+        if share == plan[-1]:
+            removals = to_size(survey, removals, work.parameters.get("sizeLimit"))
+        turn = replace(lesson, epochs=max(1, int(part * lesson.epochs)), seconds=part * lesson.seconds)
+        student = infer(pruned(survey, removals))
+        student = training.train(student, teacher, samples, turn, consulted=consulted)
         before = share
     return student
 

@@ -5,7 +5,7 @@ import logging
 import onnx
 from onnx import version_converter
 
-from longshore_optimizer.techniques import onnxfile
+from longshore_optimizer.techniques import detours, onnxfile
 from longshore_optimizer.techniques.base import Work
 
 LEAST_OPSET = 13
@@ -24,6 +24,11 @@ def prepare(work: Work) -> None:
     model = onnxfile.load(work.model)
     model = upgrade(model)
     model = slim(model)
+    try:
+        if model.ByteSize() <= _SLIM_LIMIT:
+            model = detours.straighten(model)
+    except Exception as error:  # noqa: BLE001 - the runtime raises its own errors on odd graphs
+        logger.warning("detours: %s", error)
     name_nodes(model)
     onnxfile.save(infer(model), work.out)
 

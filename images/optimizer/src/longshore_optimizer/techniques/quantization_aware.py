@@ -38,7 +38,11 @@ class QuantizationAwareTraining:
         base = static_int8.BASE | {"reduceRange": not target.vnni, "calibrator": "best"}
         return tuple(
             Proposal(
-                f"qat-int8{suffix}", self.name, base | {"operators": operators}, after=f"static-int8{suffix}"
+                f"qat-int8{suffix}",
+                self.name,
+                base | {"operators": operators},
+                after=f"static-int8{suffix}",
+                trains=True,
             )
             for suffix, operators in (("", "all"), ("-heavy", "heavy"))
         )

@@ -7,13 +7,15 @@ import onnx
 from longshore.api.optimize import TechniqueName
 from onnx import TensorProto, numpy_helper
 
-from longshore_optimizer.techniques import calibration, editing, onnxfile, sensitivity
+from longshore_optimizer.techniques import calibration, dynamic_int8, editing, onnxfile, sensitivity
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work
 from longshore_optimizer.techniques.prepare import LEAST_OPSET
 
-_SHARES = (0.05, 0.15, 0.35)
-"""Shares of the most sensitive layers that escalation keeps in float32, where the full int8 model loses
+_SHARES = (0.5, 0.75, 0.9)
+"""Escalation keeps the layers in float32 that do this share of the harm, where the full int8 model loses
 too much."""
+
+_SEARCH_SECONDS = 40.0
 
 BASE: dict[str, object] = {
     "calibrator": "minmax",
@@ -25,7 +27,10 @@ BASE: dict[str, object] = {
 }
 """U8S8, per channel, every operator that the runtime has in 8 bits."""
 
-_HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
+_PRODUCTS = ("MatMul", "Gemm")
+_HEAVY = (*_CONVOLUTIONS, *_PRODUCTS)
+_OPERATORS = {"heavy": _HEAVY, "convolutions": _CONVOLUTIONS}
 
 
 class StaticInt8:
@@ -50,7 +55,11 @@ class StaticInt8:
         return None
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
-        """The usual best first; then other calibrators, fewer operators, per tensor."""
+        """The usual best first; then other calibrators, fewer operators, per tensor.
+
+        Where there are convolutions and matrix products, also the first by calibrated ranges and the second
+        by ranges as they come, as suits each.
+        """
         reduced = not target.vnni
         base = BASE | {"reduceRange": reduced}
         variants: tuple[tuple[str, dict[str, object]], ...] = (
@@ -63,20 +72,40 @@ class StaticInt8:
             ("static-int8-signed", {"activations": "int8"}),
         )
         proposals = [Proposal(name, self.name, base | changed) for name, changed in variants]
-        for share in _SHARES:
-            parameters = base | {"operators": "heavy", "excludeShare": share}
-            name = f"static-int8-without-{share * 100:.0f}"
-            proposals.append(Proposal(name, self.name, parameters, after="static-int8"))
+        mixed: dict[str, object] = {"operators": "convolutions", "products": "dynamic", "calibrator": "mse"}
+        if model.count(*_CONVOLUTIONS) and model.count(*_PRODUCTS):
+            proposals.insert(1, Proposal("static-int8-mixed", self.name, base | mixed))
+            proposals += self._without(base | mixed, "static-int8-mixed")
+        proposals += self._without(base | {"operators": "heavy", "calibrator": "mse"}, "static-int8")
         return tuple(proposals)
+
+    def _without(self, parameters: Mapping[str, object], name: str) -> list[Proposal]:
+        """Escalations that leave ever more layers as they are, the dearest first."""
+        return [
+            Proposal(
+                f"{name}-without-{share * 100:.0f}",
+                self.name,
+                {**parameters, "excludeHarm": share},
+                after="static-int8",
+            )
+            for share in _SHARES
+        ]
 
     @staticmethod
     def _excluded(work: Work, ranges: dict[str, tuple[float, float]]) -> list[str]:
-        """Nodes to leave in float32: the share of the most sensitive ones that the parameters ask for."""
-        share = float(work.parameters.get("excludeShare", 0.0))
+        """Nodes to leave in float32: those that do the share of the harm that the parameters ask for."""
+        share = float(work.parameters.get("excludeHarm", 0.0))
         if not share or work.calibration is None:
             return []
-        ranked = sensitivity.rank(work.model, work.calibration, ranges, work.scratch, work.threads)
-        return ranked[: max(1, round(share * len(ranked)))]
+        rule = str(work.parameters["calibrator"]).replace(":", "-")
+        cache = work.scratch / f"sensitivity-{rule}.json"
+        seconds = min(_SEARCH_SECONDS, 0.15 * work.seconds)
+        found = sensitivity.harms(work.model, work.calibration, ranges, cache, work.threads, seconds)
+        graph = onnxfile.load(work.model).graph
+        if work.parameters["operators"] == "convolutions":
+            names = {n.name for n in graph.node if n.op_type in _CONVOLUTIONS}
+            found = {name: harm for name, harm in found.items() if name in names}
+        return sensitivity.with_makers(graph, sensitivity.worst(found, share))
 
     def apply(self, work: Work) -> None:
         """Quantize with ranges from the calibration data."""
@@ -85,7 +114,11 @@ class StaticInt8:
         observed = calibration.observe(work.model, work.calibration, work.scratch, work.threads)
         chosen = calibration.ranges(observed, str(work.parameters["calibrator"]))
         excluded = self._excluded(work, chosen)
-        onnxfile.save(quantize(onnxfile.load(work.model), chosen, work.parameters, excluded), work.out)
+        model = quantize(onnxfile.load(work.model), chosen, work.parameters, excluded)
+        if work.parameters.get("products") == "dynamic":
+            staged = work.scratch / f"{work.out.parent.name}.staged.onnx"
+            model = dynamic_int8.quantize(model, work.parameters | {"operators": _PRODUCTS}, staged)
+        onnxfile.save(model, work.out)
 
 
 def quantize(
@@ -104,7 +137,8 @@ def quantize(
         name: TensorData(lowest=np.array(low, dtype=np.float32), highest=np.array(high, dtype=np.float32))
         for name, (low, high) in ranges.items()
     }
-    operators = list(QDQRegistry) if parameters["operators"] == "all" else list(_HEAVY)
+    wanted = str(parameters["operators"])
+    operators = list(QDQRegistry) if wanted == "all" else list(_OPERATORS[wanted])
     types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
     flatten_biases(model)
     quantizer = QDQQuantizer(

@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from longshore_optimizer.data import batches, read
 from longshore_optimizer.measure.session import open_session, tensor_specs
-from longshore_optimizer.techniques import channels, coupling, elimination, onnxfile
+from longshore_optimizer.techniques import channels, coupling, elimination, onnxfile, students
 from longshore_optimizer.techniques.base import (
     ModelFacts,
     NotApplicableError,
@@ -37,6 +38,15 @@ _MOST_FEATURES = 4096
 
 _STEP = 0.08
 """Share of the latency that one step of the measured mode takes away."""
+
+_WEIGHTS = 0.85
+"""Share of a file in 8 bits that weights take: the graph, scales and biases need the rest."""
+
+_GRAPH = 3.0
+"""How many times larger the graph is with QuantizeLinear and DequantizeLinear at every tensor."""
+
+_A_CHANNEL = 16
+"""Bytes for each bias: in 32 bits, with a scale, a zero point and their weight's scale."""
 
 _MOST_SECONDS = 240.0
 _JUDGED = 32
@@ -67,46 +77,75 @@ class StructuredPruning:
         return None
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
-        """To the latency limit where there is one, trained where that can be, then by shares and criteria."""
-        del model
-        parameters: list[tuple[str, dict[str, object]]] = []
+        """To the latency limit where there is one, trained where that can be, then by shares and criteria.
+
+        Where 8 bits alone do not meet a limit on the size, what is trained loses more channels until it does.
+        """
+        proposals: list[Proposal] = []
+
+        def add(name: str, parameters: dict[str, object], *, trains: bool = False) -> None:
+            student = Proposal(f"structured-{name}", self.name, parameters, trains=trains)
+            forms = students.in_eight_bits_too(student, model, target)
+            proposals.extend(sized(forms, target) if trains and must_shrink(model, target) else forms)
+
         if target.calibration and target.p95_limit_ms is not None:
             limit = {"criterion": "reconstruction", "p95LimitMs": target.p95_limit_ms}
-            parameters.append(("to-limit", limit))
+            proposals.append(Proposal("structured-to-limit", self.name, limit))
         if lacks_training(target) is None:
-            parameters += [
-                (f"trained-{share * 100:g}-{kind}", {"criterion": "taylor", "share": share, "schedule": kind})
-                for share, kind in _TRAINED
-            ]
+            for share, kind in _TRAINED:
+                chosen: dict[str, object] = {"criterion": "taylor", "share": share, "schedule": kind}
+                add(f"trained-{share * 100:g}-{kind}", chosen, trains=True)
         if target.calibration:
-            parameters += [(f"{s * 100:g}", {"criterion": "reconstruction", "share": s}) for s in _SHARES]
-            parameters += [
-                (f"{kind}-{_SHARES[0] * 100:g}", {"criterion": kind, "share": _SHARES[0]})
+            first = len(proposals)
+            for share in _SHARES:
+                add(f"{share * 100:g}", {"criterion": "reconstruction", "share": share})
+            # The fastest first; what was pruned for them is only read for the others.
+            proposals[first:] = sorted(proposals[first:], key=lambda p: not p.parameters.get("int8"))
+            proposals += [
+                Proposal(
+                    f"structured-{kind}-{_SHARES[0] * 100:g}",
+                    self.name,
+                    {"criterion": kind, "share": _SHARES[0]},
+                )
                 for kind in ("norm", "activation", "information")
             ]
-        return tuple(Proposal(f"structured-{name}", self.name, chosen) for name, chosen in parameters)
+        return tuple(proposals)
 
     def apply(self, work: Work) -> None:
         """Prune; raises NotApplicableError where no channels can be removed."""
-        if work.parameters["criterion"] == "taylor":
-            from longshore_optimizer.techniques import iterative_pruning
+        students.write(work, lambda: _smaller_model(work))
 
-            onnxfile.save(iterative_pruning.prune(work), work.out)
-            return
-        if work.calibration is None:
-            raise ValueError("structured pruning needs calibration data")
-        model = onnxfile.load(work.model)
-        survey = take_survey(
-            model, work.calibration, work.scratch, work.threads, str(work.parameters["criterion"])
-        )
-        limit = work.parameters.get("p95LimitMs")
-        if limit is None:
-            removals = by_share(survey, float(work.parameters["share"]))
-        else:
-            removals = to_limit(survey, _Judge(work), float(limit))
-        if not any(removals.values()):
-            raise NotApplicableError("no group of channels can be made smaller")
-        onnxfile.save(pruned(survey, removals), work.out)
+
+def _smaller_model(work: Work) -> onnx.ModelProto:
+    if work.parameters["criterion"] == "taylor":
+        from longshore_optimizer.techniques import iterative_pruning
+
+        return iterative_pruning.prune(work)
+    if work.calibration is None:
+        raise ValueError("structured pruning needs calibration data")
+    survey = survey_of(work, work.calibration, str(work.parameters["criterion"]))
+    limit = work.parameters.get("p95LimitMs")
+    if limit is None:
+        removals = by_share(survey, float(work.parameters["share"]))
+    else:
+        removals = to_limit(survey, _Judge(work), float(limit))
+    if not any(removals.values()):
+        raise NotApplicableError("no group of channels can be made smaller")
+    return pruned(survey, removals)
+
+
+def must_shrink(model: ModelFacts, target: TargetFacts) -> bool:
+    """Whether weights of 8 bits alone are over the limit on the size."""
+    return target.size_limit is not None and model.weight_bytes / 4 > _WEIGHTS * target.size_limit
+
+
+def sized(forms: Sequence[Proposal], target: TargetFacts) -> tuple[Proposal, ...]:
+    """Give the forms in 8 bits, pruned further to the limit on the size, which other forms cannot meet."""
+    eight = [form for form in forms if form.parameters.get("int8")]
+    limit = {"sizeLimit": target.size_limit}
+    return tuple(
+        replace(form, name=f"{form.name}-to-size", parameters=form.parameters | limit) for form in eight
+    ) or tuple(forms)
 
 
 @dataclass(frozen=True)
@@ -131,6 +170,24 @@ class Survey:
         tensors = onnxfile.float_initializers(self.model)
         names = {s.weight for s in self.coupling.slices if len(tensors[s.weight].dims) > 1}
         return float(sum(np.prod(tensors[n].dims) * uses.get(n, 1) for n in names))
+
+
+def survey_of(work: Work, data: Path, criterion: str) -> Survey:
+    """Survey the model that a technique starts from; other shares of it ask for the same one.
+
+    Raises:
+        NotApplicableError: as `take_survey`.
+    """
+    return _survey_of(work.model, work.model.stat().st_mtime_ns, data, work.scratch, work.threads, criterion)
+
+
+@lru_cache(maxsize=1)
+def _survey_of(
+    model: Path, written: int, data: Path, scratch: Path, threads: int, criterion: str
+) -> "Survey":
+    """`written` tells apart models that one path has held."""
+    del written
+    return take_survey(onnxfile.load(model), data, scratch, threads, criterion)
 
 
 def take_survey(model: onnx.ModelProto, data: Path, scratch: Path, threads: int, criterion: str) -> Survey:
@@ -206,14 +263,58 @@ def by_share(survey: Survey, share: float) -> Removals:
     return removals
 
 
+def to_size(survey: Survey, removals: Removals, limit: int | None) -> Removals:
+    """Remove more until the weights in 8 bits fit into a file of `limit` bytes, least loss a byte first.
+
+    Raises:
+        NotApplicableError: they do not fit however much goes.
+    """
+    removals = dict(removals)
+    room = limit - _beside_weights(survey.model) if limit is not None else 0.0
+    while limit is not None and elements(survey, removals) > room:
+        best: tuple[float, int] | None = None
+        for space in survey.groups:
+            if not _can_go_on(survey, removals, space):
+                continue
+            step = survey.steps[space]
+            saved = elements(survey, removals) - elements(survey, removals | {space: removals[space] + step})
+            price = _loss(survey, removals, space) / max(saved, 1)
+            best = min(best or (price, space), (price, space))
+        if best is None:
+            raise NotApplicableError("however many channels go, the model stays over limits.size")
+        removals[best[1]] += survey.steps[best[1]]
+    return removals
+
+
+def _beside_weights(model: onnx.ModelProto) -> float:
+    """Bytes of a file in 8 bits that are not weights: nodes that quantize, scales, and biases of 32 bits."""
+    tensors = onnxfile.float_initializers(model).values()
+    graph = int(model.ByteSize()) - sum(4 * int(np.prod(t.dims)) for t in tensors)
+    vectors = sum(int(np.prod(t.dims)) for t in tensors if len(t.dims) < 2)
+    return _GRAPH * graph + _A_CHANNEL * vectors
+
+
+def elements(survey: Survey, removals: Removals) -> int:
+    """How many float32 weights are left."""
+    dims = {n: list(t.dims) for n, t in onnxfile.float_initializers(survey.model).items()}
+    for part in survey.coupling.slices:
+        for segment in part.layout:
+            dims[part.weight][part.axis] -= removals.get(segment.space, 0) * segment.block
+    return int(sum(np.prod(d, dtype=np.int64) for d in dims.values()))
+
+
 def _can_go_on(survey: Survey, removals: Removals, space: int) -> bool:
     return removals[space] + survey.steps[space] <= survey.groups[space].size - survey.steps[space]
 
 
-def _price(survey: Survey, removals: Removals, space: int) -> float:
+def _loss(survey: Survey, removals: Removals, space: int) -> float:
+    """What the next step of a group loses."""
     losses, done, step = survey.rankings[space].losses, removals[space], survey.steps[space]
-    before = losses[done - 1] if done else 0.0
-    return float(losses[done + step - 1] - before) / (survey.costs[space] * step)
+    return float(losses[done + step - 1] - (losses[done - 1] if done else 0.0))
+
+
+def _price(survey: Survey, removals: Removals, space: int) -> float:
+    return _loss(survey, removals, space) / (survey.costs[space] * survey.steps[space])
 
 
 def pruned(survey: Survey, removals: Removals) -> onnx.ModelProto:

@@ -1,5 +1,6 @@
 """Trains the weights of an ONNX model against labels and against the answers of a teacher."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,22 @@ from torch.nn import functional
 
 from longshore_optimizer.data import read
 from longshore_optimizer.measure.session import open_session, tensor_specs
+from longshore_optimizer.techniques import views
 from longshore_optimizer.techniques.base import NotApplicableError
 from longshore_optimizer.techniques.foreign_teacher import ForeignTeacher
 from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
+from longshore_optimizer.techniques.views import Feeds, Views
 
 BATCH = 64
+_RUN = 256
+"""Samples that are run at once where nothing is learned."""
+
 _HELD_OUT = 10
 """One in ten training samples judges which weights are kept."""
 
 _COMPARED = 512
+_PROVING = 2000
+"""Held-out samples that prove a view harmless: of so many, a point is seen."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,66 @@ def load(model: Path, data: Path) -> Samples:
     return Samples(feeds, classes)
 
 
+@dataclass(frozen=True)
+class Consulted:
+    """A teacher's answers: to the samples that are taught, and to those that judge which weights are kept.
+
+    `hidden` names the teacher's hidden tensors that teach too; `guide` gives them batch by batch, as they are
+    many times larger than the data.
+    """
+
+    taught: Samples
+    judged: Samples
+    expected: Tensor
+    goals: Tensor
+    views: Views
+    guide: TorchGraph | ForeignTeacher
+    hidden: tuple[str, ...] = ()
+
+    def lesson_for(self, part: Samples, answers: Tensor) -> list[Tensor]:
+        """What a student is to give for some samples: the answers, and the hidden tensors."""
+        if not self.hidden:
+            return [answers]
+        with torch.no_grad():
+            return [answers, *self.guide(dict(part.feeds), self.hidden)]
+
+
+def consult(
+    teacher: onnx.ModelProto,
+    samples: Samples,
+    lesson: Lesson,
+    foreign: ForeignTeacher | None = None,
+    student: onnx.ModelProto | None = None,
+) -> Consulted:
+    """Ask the teacher, or `foreign` in its place; a `student` is needed where hidden tensors teach too.
+
+    Raises:
+        NotApplicableError: an operator that cannot be run here, or a teacher that takes other inputs.
+    """
+    torch.set_num_threads(lesson.threads)
+    guide = foreign or TorchGraph(teacher, answers(teacher.graph))
+    target = foreign.target if foreign else answers(teacher.graph)
+    order = np.random.default_rng(lesson.seed).permutation(samples.count)
+    judged = samples.rows(order[: max(1, samples.count // _HELD_OUT)])
+    taught = samples.rows(order[len(order) // _HELD_OUT :])
+    hidden: list[str] = []
+    if lesson.relation == "feature" and student is not None and isinstance(guide, TorchGraph):
+        pupil = TorchGraph(student, answers(student.graph))
+        hidden = _shared(student, teacher, pupil, guide, judged)
+
+    def answer(feeds: Feeds) -> Tensor:
+        return _answers(guide, Samples(feeds, None), [target])[0]
+
+    found = Views()
+    if lesson.relation == "response":
+        # Hidden tensors move with the image, and distances belong to one view: those have no mean.
+        few = judged.rows(np.arange(min(judged.count, _PROVING)))
+        found = views.harmless(few.feeds, few.classes, answer)
+    expected = views.mean_answer(found, taught.feeds, answer, lesson.seconds)
+    goals = views.mean_answer(found, judged.feeds, answer, lesson.seconds)
+    return Consulted(taught, judged, expected, goals, found, guide, tuple(hidden))
+
+
 def train(
     student: onnx.ModelProto,
     teacher: onnx.ModelProto,
@@ -93,11 +161,12 @@ def train(
     lesson: Lesson,
     rounding: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     foreign: ForeignTeacher | None = None,
+    consulted: Consulted | None = None,
 ) -> onnx.ModelProto:
     """Give the student with trained weights; those that did best on held-out training samples.
 
     `rounding` says by name what to make of the student's tensors while it learns; `foreign` teaches in place
-    of the teacher.
+    of the teacher; `consulted` are answers that were asked for before.
 
     Raises:
         NotApplicableError: an operator that cannot be trained, or a teacher with another output shape.
@@ -106,45 +175,40 @@ def train(
     torch.set_num_threads(lesson.threads)
     target = answers(student.graph)
     pupil = TorchGraph(student, target, rounding)
-    guide = foreign or TorchGraph(teacher, answers(teacher.graph))
-    taught_by = foreign.target if foreign else answers(teacher.graph)
-    order = np.random.default_rng(lesson.seed).permutation(samples.count)
-    judged = samples.rows(order[: max(1, samples.count // _HELD_OUT)])
-    taught = samples.rows(order[len(order) // _HELD_OUT :])
-    hidden: list[str] = []
-    if lesson.relation == "feature" and isinstance(guide, TorchGraph):
-        hidden = _shared(student, teacher, pupil, guide, judged)
-    expected = _answers(guide, taught, [taught_by, *hidden])
-    goals = _answers(guide, judged, [taught_by, *hidden])
+    book = consulted or consult(teacher, samples, lesson, foreign, student)
+    taught, judged = book.taught, book.judged
+    wanted = [target, *book.hidden]
     given = _answers(pupil, judged, [target])[0]
-    if given.shape != goals[0].shape:
+    if given.shape != book.goals.shape:
         raise NotApplicableError(
-            f"the teacher answers in the shape {tuple(goals[0].shape[1:])}, "
+            f"the teacher answers in the shape {tuple(book.goals.shape[1:])}, "
             f"the student in {tuple(given.shape[1:])}"
         )
     started = time.monotonic()
-    best = _harm(pupil, judged, goals, [target, *hidden], lesson)
+    best = _harm(pupil, target, book, lesson)
     kept = [w.detach().clone() for w in pupil.weights]
     optimizer = torch.optim.Adam(pupil.parameters(), lr=lesson.rate)
-    steps = -(-taught.count // BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(lesson.epochs * steps, 1))
+    total = max(lesson.epochs * -(-taught.count // BATCH), 1)
+    done = 0
     rng = np.random.default_rng(lesson.seed)
     for _ in range(lesson.epochs):
         shuffled = rng.permutation(taught.count)
         for start in range(0, taught.count, BATCH):
             places = shuffled[start : start + BATCH]
-            index = torch.from_numpy(places)
             part = taught.rows(places)
-            outputs = pupil(dict(part.feeds), [target, *hidden])
-            loss = loss_of(outputs, [e[index] for e in expected], part.classes, lesson)
+            index = torch.from_numpy(places)
+            spent = (time.monotonic() - started) / lesson.seconds
+            optimizer.param_groups[0]["lr"] = rate(lesson, max(done / total, spent))
+            outputs = pupil(book.views.varied(part.feeds, rng), wanted)
+            loss = loss_of(outputs, book.lesson_for(part, book.expected[index]), part.classes, lesson)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(pupil.parameters(), 5.0)
             optimizer.step()
-            schedule.step()
-            if time.monotonic() - started > lesson.seconds:
+            done += 1
+            if spent > 1:
                 break
-        harm = _harm(pupil, judged, goals, [target, *hidden], lesson)
+        harm = _harm(pupil, target, book, lesson)
         if harm < best:
             best, kept = harm, [w.detach().clone() for w in pupil.weights]
         if time.monotonic() - started > lesson.seconds:
@@ -158,6 +222,14 @@ def train(
     return result
 
 
+def rate(lesson: Lesson, progress: float) -> float:
+    """Learning rate at a share of the lesson, in steps or in time: half a cosine wave down to zero.
+
+    (Loshchilov and Hutter 2016.) A lesson that its time ends must have slowed down too, or it ends in noise.
+    """
+    return lesson.rate * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
+
 def untrained_loss(
     student: onnx.ModelProto,
     teacher: onnx.ModelProto,
@@ -166,10 +238,11 @@ def untrained_loss(
     rounding: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
 ) -> float:
     """Loss of the student as it is, on some of the samples."""
-    target = answers(student.graph)
-    pupil, guide = TorchGraph(student, target, rounding), TorchGraph(teacher, answers(teacher.graph))
+    target, source = answers(student.graph), answers(teacher.graph)
+    pupil, guide = TorchGraph(student, target, rounding), TorchGraph(teacher, source)
     few = samples.rows(np.arange(min(samples.count, _COMPARED)))
-    return _harm(pupil, few, _answers(guide, few, [answers(teacher.graph)]), [target], lesson)
+    goals = _answers(guide, few, [source])[0]
+    return _harm(pupil, target, Consulted(few, few, goals, goals, Views(), guide), lesson)
 
 
 def loss_of(
@@ -214,17 +287,23 @@ def _distances(values: Tensor) -> Tensor:
 def _answers(graph: TorchGraph | ForeignTeacher, samples: Samples, wanted: Sequence[str]) -> list[Tensor]:
     parts: list[list[Tensor]] = []
     with torch.no_grad():
-        for start in range(0, samples.count, 256):
-            places = np.arange(start, min(start + 256, samples.count))
+        for start in range(0, samples.count, _RUN):
+            places = np.arange(start, min(start + _RUN, samples.count))
             parts.append(graph(dict(samples.rows(places).feeds), wanted))
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
-def _harm(
-    graph: TorchGraph, samples: Samples, goals: Sequence[Tensor], wanted: Sequence[str], lesson: Lesson
-) -> float:
+def _harm(pupil: TorchGraph, target: str, book: Consulted, lesson: Lesson) -> float:
+    """Mean loss on the samples that judge, in batches."""
+    judged, total = book.judged, 0.0
     with torch.no_grad():
-        return float(loss_of(_answers(graph, samples, wanted), goals, samples.classes, lesson))
+        for start in range(0, judged.count, _RUN):
+            places = np.arange(start, min(start + _RUN, judged.count))
+            part = judged.rows(places)
+            outputs = pupil(dict(part.feeds), [target, *book.hidden])
+            goals = book.lesson_for(part, book.goals[torch.from_numpy(places)])
+            total += len(places) * float(loss_of(outputs, goals, part.classes, lesson))
+    return total / judged.count
 
 
 def _shared(

@@ -1,6 +1,7 @@
 """Weight sharing: each tensor keeps a few distinct values, found by k-means; the file holds their numbers."""
 
 from collections.abc import Set
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,8 +15,8 @@ from longshore_optimizer.techniques.editing import Weights
 
 _LEAST_ELEMENTS = 1024
 _ROUNDS = 300
-_CLUSTERS = (256, 16)
-"""Whole and half bytes; numbers between would be stored in as many bits."""
+_CLUSTERS = (256, 64, 16)
+"""Codes of 8, 6 and 4 bits; numbers between would be stored in as many bits."""
 
 
 class WeightSharing:
@@ -34,7 +35,7 @@ class WeightSharing:
         return None if model.weight_bytes else "the model has no float32 weights"
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
-        """Codebooks of 256 values (a byte a weight) and of 16 (half a byte)."""
+        """Codebooks of 256 values (a byte a weight), of 64 (three quarters) and of 16 (half a byte)."""
         del model, target
         return tuple(
             Proposal(f"shared-{count}", self.name, {"clusters": count}, size_only=True) for count in _CLUSTERS
@@ -52,7 +53,8 @@ class WeightSharing:
 def share(model: onnx.ModelProto, clusters: int, only: Set[str] | None = None) -> int:
     """Replace large weights (of those named in `only`) by codebook, numbers and channel scales, in place.
 
-    `clusters` is at most 256; up to 16, two weights share a byte, by a codebook of pairs.
+    `clusters` is at most 256; up to 16, two weights share a byte, by a codebook of pairs; up to 64, the low
+    four bits of two weights share one and the high two of four another.
     Gives how many were replaced.
     """
     graph = model.graph
@@ -64,6 +66,22 @@ def share(model: onnx.ModelProto, clusters: int, only: Set[str] | None = None) -
         codebook, codes = cluster(values / scale, clusters)
         flat = codes.reshape(-1)
         table: NDArray[np.float32] = codebook
+        if 16 < clusters <= 64:
+            inner = list(values.shape)
+            editing.add_constant(graph, f"{name}.codebook", table)
+            editing.add_constant(graph, f"{name}.scale", scale)
+            editing.add_constant(graph, f"{name}.shape", np.array(inner, np.int64))
+            nodes += _six_bits(graph, name, flat)
+            nodes += [
+                helper.make_node(
+                    "Gather",
+                    [f"{name}.codebook", f"{name}.number"],
+                    [f"{name}.spread"],
+                    name=f"{name}.spread",
+                ),
+                *_restored(name, f"{name}.spread"),
+            ]
+            continue
         if clusters <= 16:
             if flat.size % 2:
                 flat = np.append(flat, np.uint8(0))
@@ -94,13 +112,61 @@ def share(model: onnx.ModelProto, clusters: int, only: Set[str] | None = None) -
                 ),
             ]
             spread = f"{name}.cut"
-        nodes += [
-            helper.make_node("Reshape", [spread, f"{name}.shape"], [f"{name}.plain"], name=f"{name}.plain"),
-            helper.make_node("Mul", [f"{name}.plain", f"{name}.scale"], [name], name=f"{name}.restore"),
-        ]
+        nodes += _restored(name, spread)
     editing.remove_initializers(graph, set(shared))
     editing.prepend(graph, nodes)
     return len(shared)
+
+
+def _restored(name: str, spread: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Reshape", [spread, f"{name}.shape"], [f"{name}.plain"], name=f"{name}.plain"),
+        helper.make_node("Mul", [f"{name}.plain", f"{name}.scale"], [name], name=f"{name}.restore"),
+    ]
+
+
+def _six_bits(graph: onnx.GraphProto, name: str, codes: NDArray[np.uint8]) -> list[onnx.NodeProto]:
+    """Add codes below 64 in six bits each; the nodes give them as `name.number` in one line."""
+    padded = np.append(codes, np.zeros(-len(codes) % 4, np.uint8))
+    low, high = padded & 15, padded >> 4
+    every = np.arange(256)
+    parts = {
+        "low": (low[0::2] << 4 | low[1::2], np.stack([every >> 4, every & 15], 1)),
+        "high": (
+            high[0::4] << 6 | high[1::4] << 4 | high[2::4] << 2 | high[3::4],
+            16 * np.stack([every >> shift & 3 for shift in (6, 4, 2, 0)], 1),
+        ),
+    }
+    editing.add_constant(graph, f"{name}.line", np.array([-1], np.int64))
+    known = {i.name for i in graph.initializer}
+    nodes = []
+    for part, (packed, table) in parts.items():
+        base, shared = f"{name}.{part}", f"six-bits.{part}"
+        editing.add_constant(graph, f"{base}.codes", packed)
+        if shared not in known:
+            editing.add_constant(graph, shared, table.astype(np.uint8))
+        steps: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+            "wide": ("Cast", [f"{base}.codes"], {"to": TensorProto.INT32}),
+            "bits": ("Gather", [shared, f"{base}.wide"], {}),
+            "line": ("Reshape", [f"{base}.bits", f"{name}.line"], {}),
+            "number": ("Cast", [f"{base}.line"], {"to": TensorProto.INT32}),
+        }
+        nodes += [
+            helper.make_node(kind, given, [f"{base}.{step}"], name=f"{base}.{step}", **options)
+            for step, (kind, given, options) in steps.items()
+        ]
+    nodes.append(
+        helper.make_node(
+            "Add", [f"{name}.low.number", f"{name}.high.number"], [f"{name}.padded"], name=f"{name}.padded"
+        )
+    )
+    for border, value in (("start", 0), ("end", len(codes)), ("axis", 0)):
+        editing.add_constant(graph, f"{name}.{border}", np.array([value], np.int64))
+    borders = [f"{name}.{border}" for border in ("start", "end", "axis")]
+    nodes.append(
+        helper.make_node("Slice", [f"{name}.padded", *borders], [f"{name}.number"], name=f"{name}.number")
+    )
+    return nodes
 
 
 def channel_scale(values: Weights) -> Weights:
