@@ -4,7 +4,7 @@ from pathlib import Path
 
 from e2e.cluster.clients import programs_of_client
 from e2e.cluster.definitions import GATEWAY_API, KEDA, Definitions, manifests
-from e2e.cluster.kubectl import kubectl
+from e2e.cluster.kubectl import await_established, kubectl
 from e2e.cluster.target import Say, Target
 
 GATEWAY_NAMESPACE = "longshore-gateway"
@@ -33,8 +33,7 @@ def _install(wanted: Definitions, kubeconfig: Path, say: Say) -> None:
     # Their files are called GROUP_PLURAL.yaml; one holds no definition but an admission policy.
     names = [path.stem.partition("_")[::2] for path in folder.glob("*_*.yaml")]
     definitions = [f"crd/{plural}.{group}" for group, plural in names if not plural.startswith("vap_")]
-    wait = ("wait", "--for=condition=Established", "--timeout=60s", *sorted(definitions))
-    kubectl(binaries, kubeconfig, *wait, seconds=90)
+    await_established(binaries, kubeconfig, *sorted(definitions))
 
 
 def install_gateway(target: Target, say: Say) -> str:

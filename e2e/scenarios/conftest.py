@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.cluster.kubectl import await_established
 from e2e.kit import activators, https, registry
 from e2e.kit.https import FileServer
 from e2e.kit.kube import Kube
@@ -76,7 +77,7 @@ def operator(
 ) -> Iterator[Operator]:
     """The operator, out of the cluster; it works in this process's namespace only."""
     kube("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    kube("wait", "--for=condition=Established", "crd/modeldeployments.longshore.dev", "--timeout=30s")
+    await_established(kube.kubectl_path.parent, kube.kubeconfig, "crd/modeldeployments.longshore.dev")
     log = tmp_path_factory.mktemp("operator") / "operator.log"
     running = Operator(kube.kubeconfig, own_namespace, log, activator_token)
     running.start()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster.apiserver import ApiServer
+from e2e.cluster.kubectl import await_established
 
 pytestmark = pytest.mark.apiserver
 ROOT = Path(__file__).parents[2]
@@ -22,9 +23,7 @@ def server(apiserver: ApiServer) -> ApiServer:
     """An API server with the kind and one ModelDeployment; no operator runs."""
     crd = ROOT / "crds" / "longshore.dev_modeldeployments.yaml"
     apiserver.kubectl("apply", "--server-side", "-f", str(crd))
-    apiserver.kubectl(
-        "wait", "--for=condition=Established", "crd/modeldeployments.longshore.dev", "--timeout=30s"
-    )
+    await_established(apiserver.binaries, apiserver.kubeconfig, "crd/modeldeployments.longshore.dev")
     apiserver.kubectl("create", "namespace", NAMESPACE)
     obj = {
         "apiVersion": "longshore.dev/v1alpha1",

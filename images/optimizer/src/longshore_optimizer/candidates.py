@@ -66,6 +66,7 @@ class Bench:
         self._left = left
         self._scratch = request.work / "scratch"
         self._prepared = subject.path
+        self._flushed = 0
         self._builder: WorkerProcess | None = None
         self._data: Path | None = request.evaluation or request.calibration
         self._symbol = 1
@@ -155,7 +156,7 @@ class Bench:
         """Build the form that techniques start from; gives what is known of it."""
         target = self._scratch / "prepared" / MODEL_NAME
         try:
-            self._build("Prepare", {}, self._subject.path, target)
+            flushed = self._build("Prepare", {}, self._subject.path, target).flushed
             with WorkerProcess(self._request.cores) as worker:
                 self._load(worker, target)
                 if self._measurable:
@@ -167,6 +168,8 @@ class Bench:
         except WorkerError:
             # The techniques then start from the original itself.
             self._prepared = self._subject.path
+        else:
+            self._flushed = flushed if self._prepared == target else 0
         return facts_of(self._prepared, self._subject.runnable)
 
     def attempt(
@@ -189,7 +192,7 @@ class Bench:
             self._build(proposal.technique.value, proposal.parameters, self._prepared, out, seconds)
             size = modeldir.onnx_size(out)
             trial = replace(trial, size_bytes=size)
-            if proposal.lossless and _same_graph(out, self._subject.path):
+            if proposal.lossless and not self._flushed and _same_graph(out, self._subject.path):
                 return refuse(trial, "the graph has nothing to remove", Verdict.SKIPPED)
             if known is not None and known.model_sha256 == modeldir.onnx_sha256(out):
                 return known.trial(proposal)
@@ -319,12 +322,12 @@ class Bench:
         model: Path,
         out: Path,
         seconds: float | None = None,
-    ) -> None:
+    ) -> Built:
         if self._builder is None:
             self._builder = WorkerProcess(self._request.cores)
         limit = min(_BUILD_TIMEOUT, max(self._left(), 10.0))
         try:
-            self._builder.ask(
+            return self._builder.ask(
                 Built,
                 limit,
                 operation="build",

@@ -107,10 +107,9 @@ class Worker:
 
     def build(self, request: Request) -> Wire:
         """Apply a technique; the new model lies in `out`."""
-        from longshore_optimizer.techniques.build import Built, build
+        from longshore_optimizer.techniques.build import build
 
-        build(request)
-        return Built()
+        return build(request)
 
     def _dataset(self, request: Request) -> Dataset:
         path = request.get("data")

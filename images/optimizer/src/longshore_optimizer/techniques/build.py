@@ -10,12 +10,13 @@ from longshore_optimizer.techniques.base import Work
 
 
 class Built(Wire):
-    """Answer to `build`."""
+    """Answer to `build`; `flushed` counts the weights that were set to zero because they are subnormal."""
 
     done: bool = True
+    flushed: int = 0
 
 
-def build(request: Request) -> None:
+def build(request: Request) -> Built:
     """Apply the technique that the request names; raises whatever it raises."""
     from longshore_optimizer.techniques.cascade_graph import join
     from longshore_optimizer.techniques.prepare import prepare
@@ -38,8 +39,9 @@ def build(request: Request) -> None:
         epochs=int(request.get("epochs", 1000)),
         teacher=Path(request["teacher"]) if request.get("teacher") else None,
     )
+    flushed = 0
     if request["technique"] == "Prepare":
-        prepare(work)
+        flushed = prepare(work)
     elif request["technique"] == "RemoveZipMap":
         remove_zip_map(work)
     elif request["technique"] == TechniqueName.CASCADE:
@@ -48,3 +50,4 @@ def build(request: Request) -> None:
         TECHNIQUES[TechniqueName(request["technique"])].apply(work)
     if not out.is_file():
         raise RuntimeError("the technique wrote no model")
+    return Built(flushed=flushed)

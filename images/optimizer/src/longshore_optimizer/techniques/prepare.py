@@ -2,8 +2,9 @@
 
 import logging
 
+import numpy as np
 import onnx
-from onnx import version_converter
+from onnx import numpy_helper, version_converter
 
 from longshore_optimizer.techniques import detours, onnxfile
 from longshore_optimizer.techniques.base import Work
@@ -19,11 +20,15 @@ _SLIM_LIMIT = 1_500_000_000
 logger = logging.getLogger(__name__)
 
 
-def prepare(work: Work) -> None:
-    """Write the prepared model; a step that fails is left out, as the next ones do not need it."""
+def prepare(work: Work) -> int:
+    """Write the prepared model; a step that fails is left out, as the next ones do not need it.
+
+    Gives the number of subnormal weights that were set to zero.
+    """
     model = onnxfile.load(work.model)
     model = upgrade(model)
     model = slim(model)
+    flushed = flush_subnormals(model)
     try:
         if model.ByteSize() <= _SLIM_LIMIT:
             model = detours.straighten(model)
@@ -31,6 +36,7 @@ def prepare(work: Work) -> None:
         logger.warning("detours: %s", error)
     name_nodes(model)
     onnxfile.save(infer(model), work.out)
+    return flushed
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
@@ -89,6 +95,22 @@ def slim(model: onnx.ModelProto) -> onnx.ModelProto:
         logger.warning("onnxslim: %s", error)
         return model
     return slimmed
+
+
+def flush_subnormals(model: onnx.ModelProto) -> int:
+    """Set weights below the least normal number (1.2e-38 in float32) to zero, in place; gives how many.
+
+    No answer shows them, and every product with one of them takes a processor tens of times as long (Intel 64
+    and IA-32 Architectures Optimization Reference Manual, "Floating-point Exceptions").
+    """
+    flushed = 0
+    for tensor in onnxfile.float_initializers(model).values():
+        values = numpy_helper.to_array(tensor)
+        small = (values != 0) & (np.abs(values) < np.finfo(values.dtype).tiny)
+        if small.any():
+            flushed += int(small.sum())
+            tensor.CopyFrom(numpy_helper.from_array(np.where(small, np.float32(0), values), tensor.name))
+    return flushed
 
 
 def infer(model: onnx.ModelProto) -> onnx.ModelProto:
