@@ -73,17 +73,10 @@ test-pythons: $(SYNCED) ## Run the tests of pure code on the other Pythons: make
 	done
 
 .PHONY: test
-test: lint ## Run everything, from nothing: checks, then the fast tests beside the cluster and what runs on it
+test: lint ## Run everything, from nothing: checks, fast tests, the cluster itself, then what runs on it
 	@$(CLUSTER_TOOL) host
 	@$(CLUSTER_TOOL) build >/dev/null
-	@e2e/beside.sh "$(MAKE) --no-print-directory test-fast-quietly" "$(MAKE) --no-print-directory test-cluster"
-
-.PHONY: test-fast-quietly
-test-fast-quietly: $(SYNCED)
 	$(VENV)/bin/pytest -q -n 2 --dist loadfile -m "not cluster and not node"
-
-.PHONY: test-cluster
-test-cluster: $(SYNCED) ## Run the tests of the cluster's node, and what runs on the cluster
 	$(VENV)/bin/pytest -q -m node tests/cluster_tool
 	@$(CLUSTER_TOOL) up
 	@$(CLUSTER_TOOL) images

@@ -19,6 +19,7 @@ from longshore_optimizer.pipeline import optimize
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
 from longshore_optimizer.techniques.base import ModelFacts, TargetFacts
+from longshore_optimizer.techniques.build import Built
 from longshore_optimizer.techniques.registry import TECHNIQUES, propose
 from longshore_optimizer.techniques.static_int8 import BASE
 from onnx import TensorProto, helper, numpy_helper
@@ -75,10 +76,10 @@ def test_a_candidate_that_loads_but_fails_at_run_is_told_and_the_original_served
 
     def broken(
         self: Bench, technique: str, parameters: dict[str, Any], source: Path, out: Path, *rest: Any
-    ) -> None:
-        build(self, technique, parameters, source, out, *rest)
+    ) -> Built:
+        built = build(self, technique, parameters, source, out, *rest)
         if technique == "Prepare":
-            return
+            return built
         candidate = onnx.load(out)
         answer = candidate.graph.output[0].name
         for node in candidate.graph.node:
@@ -89,6 +90,7 @@ def test_a_candidate_that_loads_but_fails_at_run_is_told_and_the_original_served
         candidate.graph.node.append(helper.make_node("Gather", ["whole", "row"], ["some"], axis=1))
         candidate.graph.node.append(helper.make_node("Add", ["some", "whole"], [answer]))
         onnx.save(candidate, out)
+        return built
 
     monkeypatch.setattr(Bench, "_build", broken)
     manifest = optimized(model, tmp_path, data, TechniqueName.DYNAMIC_INT8, trials=1)
