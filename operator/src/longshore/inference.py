@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 
+from longshore.outbound import read_limited
 from longshore.plan.preflight import Answered, Source
 from longshore.resources.names import HTTP_PORT
 from longshore.scrape import MIRROR_KEY_HEADER
@@ -49,7 +50,7 @@ async def recorded(
             source = response.headers.get(_SOURCE_HEADER, "")
             if response.status != 200 or source not in list(Source):
                 return None
-            body = await _bounded(response, _LARGEST_SAMPLES)
+            body = await read_limited(response, _LARGEST_SAMPLES)
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         return None
     lines = [line for line in body.splitlines() if line]
@@ -72,7 +73,7 @@ async def ask(session: aiohttp.ClientSession, address: str, name: str, request: 
         async with session.post(
             f"{_base(address)}/v2/models/{name}/infer", data=request, headers=headers
         ) as response:
-            body = await _bounded(response, _LARGEST)
+            body = await read_limited(response, _LARGEST)
             taken = time.perf_counter() - began
             if response.status != 200:
                 return Answered(taken, error=f"HTTP {response.status}: {body[:200].decode(errors='replace')}")
@@ -84,15 +85,6 @@ async def ask(session: aiohttp.ClientSession, address: str, name: str, request: 
             )
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError) as error:
         return Answered(time.perf_counter() - began, error=str(error) or type(error).__name__)
-
-
-async def _bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > most:
-            raise ValueError(f"the answer is larger than {most} bytes")
-    return bytes(body)
 
 
 def _base(address: str) -> str:

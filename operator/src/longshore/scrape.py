@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from longshore.outbound import read_limited
 from longshore.plan.mirror import Mirroring
 from longshore.plan.telemetry import PodReading, Telemetry, parse_metrics, parse_predictions
 from longshore.runtimes.base import MetricSource
@@ -128,11 +129,7 @@ class Scraper:
         async with self._session.get(_url(target, path), allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status}")
-            body = bytearray()
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > _LARGEST:
-                    raise ValueError(f"the answer is larger than {_LARGEST} bytes")
+            body = await read_limited(response, _LARGEST)
         return body.decode("utf-8", "replace")
 
 
