@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+LONGEST_HOLD = 120.0
+
 
 @dataclass
 class FileServer:
@@ -24,11 +26,22 @@ class FileServer:
     port: int
     certificate: bytes
     files: dict[str, bytes] = field(default_factory=dict)
+    held: dict[str, threading.Event] = field(default_factory=dict)
 
     def put(self, path: str, content: bytes) -> str:
         """Serve content; gives its address."""
         self.files[f"/{path}"] = content
         return self.url(path)
+
+    @contextmanager
+    def holding(self, path: str) -> Iterator[None]:
+        """Answer nothing for a path while inside, for at most `LONGEST_HOLD` seconds a request."""
+        released = self.held[f"/{path}"] = threading.Event()
+        try:
+            yield
+        finally:
+            del self.held[f"/{path}"]
+            released.set()
 
     def url(self, path: str) -> str:
         """Give the address of a path, served or not."""
@@ -40,12 +53,16 @@ def serve(address: str, directory: Path) -> Iterator[FileServer]:
     """Serve on an address of this machine that pods can reach."""
     key_file, certificate_file, certificate = _certificate(address, directory)
     files: dict[str, bytes] = {}
+    held: dict[str, threading.Event] = {}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            content = files.get(self.path.partition("?")[0])
+            path = self.path.partition("?")[0]
+            if (released := held.get(path)) is not None:
+                released.wait(LONGEST_HOLD)
+            content = files.get(path)
             self.send_response(200 if content is not None else 404)
             body = content if content is not None else b"not here\n"
             self.send_header("Content-Length", str(len(body)))
@@ -63,7 +80,7 @@ def serve(address: str, directory: Path) -> Iterator[FileServer]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield FileServer(address, server.server_address[1], certificate, files)
+        yield FileServer(address, server.server_address[1], certificate, files, held)
     finally:
         server.shutdown()
         server.server_close()
