@@ -1,11 +1,13 @@
 """What passes through a splice: bytes in order, half-closes, resets, backpressure."""
 
 import asyncio
+import contextlib
 import hashlib
 import random
 import socket
 
 import pytest
+from longshore_activator.poller import Poller
 from longshore_activator.relay import Relay
 
 from tests.activator.conftest import ask, cut
@@ -30,7 +32,8 @@ async def test_bytes_arrive_unchanged_under_backpressure():
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     closed = loop.create_future()
-    Relay(loop, near, far, b"first-", False, lambda relay: closed.set_result(True))
+    poller = Poller(loop)
+    Relay(poller, near, far, b"first-", False, lambda relay: closed.set_result(True))
     seed = random.Random(5)
     payload = seed.randbytes(3_000_000)
 
@@ -56,6 +59,30 @@ async def test_bytes_arrive_unchanged_under_backpressure():
     assert await loop.sock_recv(client, 100) == b""
     await closed
     client.close()
+    poller.close()
+
+
+async def test_a_receiver_that_takes_nothing_costs_little_memory(harness):
+    """Ten thousand of them must fit: what one read took and could not pass on is all that is kept."""
+    loop = asyncio.get_running_loop()
+    client, near = socket.socketpair()
+    far, server = socket.socketpair()
+    for sock in (client, near, far, server):
+        sock.setblocking(False)
+    poller = Poller(loop)
+    relay = Relay(poller, near, far, b"", False, lambda relay: None)
+
+    def waits() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            client.send(bytes(1 << 20))
+        return relay.forward.pending is not None
+
+    await harness.until(waits)
+    assert len(relay.forward.pending) <= 64 * 1024
+    relay.abort()
+    for sock in (client, server):
+        sock.close()
+    poller.close()
 
 
 async def test_reset_by_the_pod_reaches_the_client_as_a_reset(harness, pod):

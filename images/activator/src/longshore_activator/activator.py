@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from longshore_activator.config import Endpoint, Port, Route, Routes
 from longshore_activator.events import Hub
 from longshore_activator.hold import Budget
+from longshore_activator.poller import Poller
 from longshore_activator.probe import family_of
 from longshore_activator.relay import reset_if_killed
 from longshore_activator.route import ModelRoute
@@ -54,6 +55,7 @@ class Activator:
     def __init__(self, settings: Settings) -> None:
         self._loop = asyncio.get_running_loop()
         self._settings = settings
+        self._poller = Poller(self._loop)
         self._total = Budget(settings.max_held, settings.max_held_bytes)
         self._routes: dict[str, ModelRoute] = {}
         self._retired: list[ModelRoute] = []
@@ -137,7 +139,9 @@ class Activator:
     def _serve(self, key: str, spec: Route) -> None:
         route = self._routes.get(key)
         if route is None:
-            self._routes[key] = route = ModelRoute(spec, self._total, self.hub.demand, self.hub.change)
+            self._routes[key] = route = ModelRoute(
+                spec, self._poller, self._total, self.hub.demand, self.hub.change
+            )
         else:
             route.update(spec)
         if self.draining:
@@ -230,3 +234,4 @@ class Activator:
         self.stop_accepting()
         for route in (*self._routes.values(), *self._retired):
             route.close(cut=True)
+        self._poller.close()

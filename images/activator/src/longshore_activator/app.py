@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -156,6 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         level=logging.INFO, format='{"level":"%(levelname)s","message":"%(message)s"}', stream=sys.stderr
     )
+    # What is imported lives as long as the process; a collection a few hundred connections costs little.
+    gc.freeze()
+    gc.set_threshold(10_000)
     limit = raise_descriptor_limit()
     log.info("up to %d descriptors", limit)
     try:

@@ -1,10 +1,10 @@
 """Connections that wait for a pod: read into bounded buffers so that one that left is noticed."""
 
-import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from longshore_activator.poller import Poller
 from longshore_activator.relay import reset
 
 _READ_SIZE = 64 * 1024
@@ -36,7 +36,7 @@ class Held:
     """One waiting client.
 
     Args:
-        loop: the running event loop.
+        poller: watches the socket.
         sock: the accepted, non-blocking socket.
         target: port on the pod that it is meant for.
         budgets: counted against until released.
@@ -47,9 +47,9 @@ class Held:
 
     __slots__ = (
         "_budgets",
-        "_loop",
         "_on_data",
         "_on_gone",
+        "_poller",
         "_reading",
         "buffer",
         "ended",
@@ -61,7 +61,7 @@ class Held:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        poller: Poller,
         sock: socket.socket,
         target: int,
         budgets: tuple[Budget, ...],
@@ -69,7 +69,7 @@ class Held:
         on_data: Callable[["Held"], None],
         on_gone: Callable[["Held"], None],
     ) -> None:
-        self._loop = loop
+        self._poller = poller
         self._budgets = budgets
         self._on_data = on_data
         self._on_gone = on_gone
@@ -82,7 +82,7 @@ class Held:
         for budget in budgets:
             budget.count += 1
         self._reading = True
-        loop.add_reader(sock.fileno(), self._on_readable)
+        poller.add_reader(sock.fileno(), self._on_readable)
 
     def _on_readable(self) -> None:
         room = MAX_BYTES_PER_CONNECTION - len(self.buffer)
@@ -113,7 +113,7 @@ class Held:
     def _stop_reading(self) -> None:
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self.sock.fileno())
+            self._poller.remove_reader(self.sock.fileno())
 
     def _leave(self) -> None:
         self.release()

@@ -5,9 +5,11 @@ import errno
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from longshore_activator.config import Endpoint, Port, Readiness, Route, WakeOn
 from longshore_activator.hold import Budget, Held
+from longshore_activator.poller import Poller
 from longshore_activator.probe import family_of, until_ready
 from longshore_activator.relay import Relay, reset
 
@@ -48,15 +50,22 @@ class ModelRoute:
 
     Args:
         route: what the operator said.
+        poller: watches every connection.
         total: the budget shared by all models.
         on_demand: called when the first client begins to wait; it must reach the operator at once.
         on_change: called when any number of `snapshot` changed.
     """
 
     def __init__(
-        self, route: Route, total: Budget, on_demand: Callable[[str], None], on_change: Callable[[str], None]
+        self,
+        route: Route,
+        poller: Poller,
+        total: Budget,
+        on_demand: Callable[[str], None],
+        on_change: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._poller = poller
         self._total = total
         self._budget = Budget(route.limits.max_held, route.limits.max_held_bytes)
         self._on_demand = on_demand
@@ -196,7 +205,7 @@ class ModelRoute:
             self._refuse(sock)
             return
         held = Held(
-            self._loop, sock, target, (self._budget, self._total), since, self._on_held_data, self._on_gone
+            self._poller, sock, target, (self._budget, self._total), since, self._on_held_data, self._on_gone
         )
         held.take_back(first, ended)
         self._waiting[held] = None
@@ -286,7 +295,6 @@ class ModelRoute:
         if pod.warm and all(other.warm for other in self._pods.values()):
             self._woken = True
         upstream = socket.socket(family_of(pod.address), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        upstream.setblocking(False)
         upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = (pod.address, target)
         code = upstream.connect_ex(peer)
@@ -317,7 +325,7 @@ class ModelRoute:
 
         def settle(timed_out: bool) -> None:
             timer.cancel()
-            self._loop.remove_writer(upstream.fileno())
+            self._poller.remove_writer(upstream.fileno())
             self._dialing.discard(client)
             pod.active -= 1
             failed = timed_out or upstream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
@@ -328,7 +336,7 @@ class ModelRoute:
                 self._join(pod, client, upstream, first, ended, since)
 
         timer = self._loop.call_later(_CONNECT_TIMEOUT, settle, True)
-        self._loop.add_writer(upstream.fileno(), settle, False)
+        self._poller.add_writer(upstream.fileno(), partial(settle, False))
 
     def _join(
         self,
@@ -342,7 +350,7 @@ class ModelRoute:
         self.counts.spliced += 1
         self.hold_seconds_sum += self._loop.time() - since
         pod.active += 1
-        relay = Relay(self._loop, client, upstream, first, ended, self._on_relay_closed)
+        relay = Relay(self._poller, client, upstream, first, ended, self._on_relay_closed)
         if relay.open:
             self._relays.add(relay)
             self._pod_of[relay] = pod
