@@ -12,7 +12,7 @@ from longshore_activator.events import Hub
 from longshore_activator.hold import Budget
 from longshore_activator.poller import Poller
 from longshore_activator.probe import family_of
-from longshore_activator.relay import reset_if_killed
+from longshore_activator.relay import Buffer, reset_if_killed
 from longshore_activator.route import ModelRoute
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Activator:
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._poller = Poller(self._loop)
+        self._buffer = Buffer()
         self._total = Budget(settings.max_held, settings.max_held_bytes)
         self._routes: dict[str, ModelRoute] = {}
         self._retired: list[ModelRoute] = []
@@ -140,7 +141,7 @@ class Activator:
         route = self._routes.get(key)
         if route is None:
             self._routes[key] = route = ModelRoute(
-                spec, self._poller, self._total, self.hub.demand, self.hub.change
+                spec, self._poller, self._buffer, self._total, self.hub.demand, self.hub.change
             )
         else:
             route.update(spec)

@@ -1,6 +1,6 @@
 """Two connected sockets made one: bytes, half-closes and resets pass through, nothing is parsed.
 
-One read buffer serves all connections (the loop is one thread), so an idle connection costs no
+One read buffer serves all connections, so an idle connection costs no
 memory; what the receiver cannot take yet is copied once and reading stops until it is gone. Measured
 against splice(2) through pipes (`make bench-scaling`): on loopback both move the same bytes per
 second, while pipes cost four more descriptors and set-up time a connection.
@@ -19,8 +19,9 @@ BUFFER_SIZE = 1024 * 1024
 _FIRST_READ = 64 * 1024
 """Read at once at first, and from who sends faster than the other side takes: so much is copied and kept."""
 
-_BUFFER = bytearray(BUFFER_SIZE)
-_VIEW = memoryview(_BUFFER)
+_MUCH_KEPT = 64 * 1024 * 1024
+"""Bytes kept for slow receivers, all together, from which on nobody is read more of at once than at first."""
+
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _CLOSE_GRACEFULLY = struct.pack("ii", 0, 0)
 
@@ -42,6 +43,16 @@ def close_gracefully(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _CLOSE_GRACEFULLY)
     sock.close()
+
+
+class Buffer:
+    """What all relays of a loop read into (the loop is one thread), and how much they keep of it."""
+
+    __slots__ = ("kept", "view")
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(BUFFER_SIZE))
+        self.kept = 0
 
 
 class _Half:
@@ -70,8 +81,10 @@ class _Half:
             self.owner.poller.add_reader(self.source_fd, self.on_readable)
 
     def on_readable(self) -> None:
+        buffer = self.owner.buffer
+        room = self.room if buffer.kept < _MUCH_KEPT else _FIRST_READ
         try:
-            count = self.source.recv_into(_BUFFER, self.room)
+            count = self.source.recv_into(buffer.view, room)
         except BlockingIOError:
             return
         except OSError:
@@ -86,7 +99,7 @@ class _Half:
         owner = self.owner
         owner.moved = True
         try:
-            sent = self.sink.send(_VIEW[:count])
+            sent = self.sink.send(buffer.view[:count])
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -95,7 +108,7 @@ class _Half:
         if sent < count:
             self.room = max(self.room // 2, _FIRST_READ)
             owner.poller.remove_reader(self.source_fd)
-            self._wait(memoryview(bytes(_VIEW[sent:count])))
+            self._wait(memoryview(bytes(buffer.view[sent:count])))
         elif count == self.room < BUFFER_SIZE:
             self.room *= 2
 
@@ -104,7 +117,7 @@ class _Half:
         if pending is None:
             return
         self.owner.poller.remove_writer(self.sink_fd)
-        self.pending = None
+        self.drop()
         self._send(pending)
         if self.owner.open and self.pending is None and not self.ended:
             self.owner.poller.add_reader(self.source_fd, self.on_readable)
@@ -126,7 +139,14 @@ class _Half:
 
     def _wait(self, data: memoryview) -> None:
         self.pending = data
+        self.owner.buffer.kept += len(data)
         self.owner.poller.add_writer(self.sink_fd, self.on_writable)
+
+    def drop(self) -> None:
+        """Keep nothing any longer."""
+        if self.pending is not None:
+            self.owner.buffer.kept -= len(self.pending)
+            self.pending = None
 
     def _end(self) -> None:
         """Pass the half-close on once everything before it has been sent."""
@@ -145,6 +165,7 @@ class Relay:
 
     Args:
         poller: watches both sockets.
+        buffer: shared by all relays of the poller.
         client: the accepted socket.
         upstream: the connected socket to the pod.
         first: bytes already read from the client.
@@ -154,6 +175,7 @@ class Relay:
 
     __slots__ = (
         "backward",
+        "buffer",
         "client",
         "forward",
         "moved",
@@ -167,6 +189,7 @@ class Relay:
     def __init__(
         self,
         poller: Poller,
+        buffer: Buffer,
         client: socket.socket,
         upstream: socket.socket,
         first: bytes,
@@ -174,6 +197,7 @@ class Relay:
         on_close: Callable[["Relay"], None],
     ) -> None:
         self.poller = poller
+        self.buffer = buffer
         self.client = client
         self.upstream = upstream
         self.on_close = on_close
@@ -211,6 +235,6 @@ class Relay:
         self.open = False
         for half in (self.forward, self.backward):
             self.poller.forget(half.source_fd)
-            half.pending = None
+            half.drop()
         self.on_close(self)
         return True

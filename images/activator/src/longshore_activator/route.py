@@ -11,7 +11,7 @@ from longshore_activator.config import Endpoint, Port, Readiness, Route, WakeOn
 from longshore_activator.hold import Budget, Held
 from longshore_activator.poller import Poller
 from longshore_activator.probe import family_of, until_ready
-from longshore_activator.relay import Relay, reset
+from longshore_activator.relay import Buffer, Relay, reset
 
 _CONNECT_TIMEOUT = 1.0
 _IN_PROGRESS = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK)
@@ -51,6 +51,7 @@ class ModelRoute:
     Args:
         route: what the operator said.
         poller: watches every connection.
+        buffer: shared by all relays.
         total: the budget shared by all models.
         on_demand: called when the first client begins to wait; it must reach the operator at once.
         on_change: called when any number of `snapshot` changed.
@@ -60,12 +61,14 @@ class ModelRoute:
         self,
         route: Route,
         poller: Poller,
+        buffer: Buffer,
         total: Budget,
         on_demand: Callable[[str], None],
         on_change: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._poller = poller
+        self._buffer = buffer
         self._total = total
         self._budget = Budget(route.limits.max_held, route.limits.max_held_bytes)
         self._on_demand = on_demand
@@ -350,7 +353,7 @@ class ModelRoute:
         self.counts.spliced += 1
         self.hold_seconds_sum += self._loop.time() - since
         pod.active += 1
-        relay = Relay(self._poller, client, upstream, first, ended, self._on_relay_closed)
+        relay = Relay(self._poller, self._buffer, client, upstream, first, ended, self._on_relay_closed)
         if relay.open:
             self._relays.add(relay)
             self._pod_of[relay] = pod
