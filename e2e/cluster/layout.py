@@ -25,6 +25,10 @@ class LayoutImage:
         """The digest of the manifest."""
         return str(self.descriptor["digest"])
 
+    def blob(self, digest: str) -> Path:
+        """The file of one of its blobs."""
+        return _blob(self.folder, digest)
+
 
 def find(folder: Path, name: str) -> LayoutImage | None:
     """The image of this name, if the layout has it whole; None otherwise."""
@@ -55,7 +59,7 @@ def write_archive(image: LayoutImage, output: IO[bytes]) -> None:
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
             for digest in image.blobs:
-                path = _blob(image.folder, digest)
+                path = image.blob(digest)
                 entry = tarfile.TarInfo(f"blobs/{digest.replace(':', '/')}")
                 entry.size = path.stat().st_size
                 with path.open("rb") as blob:

@@ -6,6 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from e2e.kit import images
+
 NODE_ADDRESS = "10.244.0.1"
 """The node as pods reach it."""
 REGISTRY_FROM_PODS = f"{NODE_ADDRESS}:5000"
@@ -37,6 +39,7 @@ class Operator:
                     *("--store", f"oci://{REGISTRY_FROM_PODS}/longshore", "--store-plain-http"),
                     *("--node-registry", f"{REGISTRY_FROM_PODS}={REGISTRY_FROM_NODE}"),
                     *("--plain-http-registry", REGISTRY_FROM_PODS),
+                    *("--server-image", f"{REGISTRY_FROM_NODE}/{images.push(REGISTRY_FROM_NODE, 'server')}"),
                     *activators,
                 ],
                 env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},

@@ -138,7 +138,7 @@ def test_revision_knows_what_makes_a_pod_answer_differently() -> None:
 
 def test_artifact_key_ignores_what_the_artifact_does_not_depend_on() -> None:
     def key(parsed: Spec) -> str:
-        return artifact_key(parsed.model, parsed.optimize, parsed.serving)
+        return artifact_key(parsed.model, parsed.optimize, parsed.serving, "server:1")
 
     first = key(parse_spec(spec(optimize={})))
     assert key(parse_spec(spec(optimize={}, serving={"batching": {"maxSize": 8}}))) == first

@@ -60,7 +60,7 @@ PRIVATE: dict[str, Any] = {
 def job(**optimize: Any) -> dict[str, Any]:
     spec = parse_spec({**PRIVATE, "optimize": {**PRIVATE["optimize"], **optimize}})
     request = job_request(OWNER, spec.model, spec.optimize, spec.serving, 16, SETTINGS)
-    key = artifact_key(spec.model, spec.optimize, spec.serving)
+    key = artifact_key(spec.model, spec.optimize, spec.serving, SETTINGS.server_image)
     return optimize_job(OWNER, key, request, spec.serving, SETTINGS, attempt=2, retry="please")
 
 

@@ -85,6 +85,8 @@ class FakeRegistry:
                 handler.answer(200, self.manifests[name])
             else:
                 handler.answer(404)
+        elif method == "POST" and (mounted := urllib.parse.parse_qs(path.query).get("mount")):
+            handler.answer(201 if mounted[0] in self.blobs else 202, Location=f"{path.path}session?state=1")
         elif method == "POST":
             handler.answer(202, Location=f"{path.path}session?state=1")
         elif method == "PUT":

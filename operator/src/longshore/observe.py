@@ -31,6 +31,7 @@ from longshore.resources.names import (
     ATTEMPT,
     CHOSEN,
     COMPONENT,
+    IMAGE,
     KEY,
     MEASURE,
     MODEL_URI,
@@ -171,6 +172,7 @@ def deployment_view(obj: Object) -> DeploymentView:
         provenance=Provenance(
             model=notes.get(MODEL_URI, ""),
             artifact=notes.get(ARTIFACT),
+            image=notes.get(IMAGE),
             chosen=notes.get(CHOSEN),
             runtime=notes.get(RUNTIME),
         ),
@@ -310,14 +312,13 @@ def _claim(index: Index, key: Key, root: Object) -> RouteClaim | None:
 
 
 def _shared_artifacts(index: Index, key: Key) -> frozenset[str]:
-    """Give the artifacts that any other ModelDeployment's revisions load."""
+    """Give the artifacts and images that any other ModelDeployment's revisions load."""
     found: set[str] = set()
     for other, root in index.roots():
         if other == key:
             continue
         found |= {r["artifact"] for r in root.get("status", {}).get("revisions", ()) if r.get("artifact")}
         for obj in index.children(other).values():
-            artifact = obj["metadata"].get("annotations", {}).get(ARTIFACT)
-            if artifact:
-                found.add(artifact)
+            notes = obj["metadata"].get("annotations", {})
+            found |= {notes[note] for note in (ARTIFACT, IMAGE) if notes.get(note)}
     return frozenset(found)

@@ -131,6 +131,13 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport |
     from longshore_optimizer.request import Request, artifact_key, settings_of
     from longshore_optimizer.store.open import open_store
 
+    if request.server_image and not request.store.startswith("oci://"):
+        raise Problem(
+            Reason.UNSUPPORTED_URI,
+            f"an image of server and model needs a registry, and the store is {request.store}: set "
+            "serving.packaging to Volume, or have the operator store artifacts at oci://",
+        )
+
     if request.store_plain_http:
         host = request.store.removeprefix("oci://").split("/", 1)[0]
         settings = replace(settings, plain_http_hosts=settings.plain_http_hosts | {host})
@@ -160,7 +167,11 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport |
                 stage="Store", message="the store holds this artifact already", best=found.manifest.chosen
             )
         )
-        return report_message.succeeded(found.manifest, found, cached=True)
+        image = None
+        if request.server_image:
+            held = asyncio.run(fetch(found.reference, work / "stored", own, found.sha256))
+            image = _put_image(request, held.path, key, own, work)
+        return report_message.succeeded(found.manifest, found, cached=True, image=image)
     out = work / "artifact"
     index, count = worker(), request.optimize.parallelism if request.optimize else 1
     place = StorePlace(store, key if index == 0 else note_key(key, index, "ledger"))
@@ -193,7 +204,25 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport |
     manifest = optimize(order, reporter)
     tell(Progress(stage="Store", message=f"storing at {request.store}", best=manifest.chosen))
     stored: Stored = asyncio.run(store.put(out, key))
-    return report_message.succeeded(manifest, stored, cached=False)
+    image = _put_image(request, out, key, own, work)
+    return report_message.succeeded(manifest, stored, cached=False, image=image)
+
+
+def _put_image(
+    request: JobRequest, directory: Path, key: str, settings: FetchSettings, work: Path
+) -> str | None:
+    """Push the image of server and model where one is asked for; gives its reference."""
+    from longshore_optimizer.fetch.registry import parse_reference
+    from longshore_optimizer.fetch.uri import parse
+    from longshore_optimizer.store.base import image_tag_of
+    from longshore_optimizer.store.serving_image import put_image
+
+    if request.server_image is None:
+        return None
+    tell(Progress(stage="Store", message=f"putting the model onto {request.server_image}"))
+    target = parse_reference(parse(request.store))
+    tag = image_tag_of(key)
+    return asyncio.run(put_image(request.server_image, directory, target, tag, settings, work))
 
 
 def _path(inputs: Inputs, part: str) -> Path | None:
@@ -214,6 +243,7 @@ def _prepare_work(work: Path) -> None:
             _METRIC,
             _TEACHER,
             "artifact",
+            "stored",
             "original",
             "teaching",
             "chosen",

@@ -24,7 +24,9 @@ def failed(problem: Problem) -> JobReport:
     )
 
 
-def succeeded(manifest: Manifest, stored: Stored | None, *, cached: bool) -> JobReport:
+def succeeded(
+    manifest: Manifest, stored: Stored | None, *, cached: bool, image: str | None = None
+) -> JobReport:
     """Report of a Job that stored an artifact."""
     return JobReport(
         outcome=Outcome.SUCCEEDED,
@@ -32,6 +34,7 @@ def succeeded(manifest: Manifest, stored: Stored | None, *, cached: bool) -> Job
         message=_summary(manifest),
         artifact=stored.reference if stored else None,
         artifact_sha256=stored.sha256 if stored else None,
+        image=image,
         input_sha256=manifest.input.sha256,
         format=manifest.input.format,
         chosen=manifest.chosen,

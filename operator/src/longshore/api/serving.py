@@ -30,6 +30,13 @@ class RuntimeName(StrEnum):
     AUTO = "Auto"
 
 
+class Packaging(StrEnum):
+    """How server and model come together in a pod: the model as a volume, or one image of both."""
+
+    VOLUME = "Volume"
+    IMAGE = "Image"
+
+
 class Batching(Part):
     """How requests are run together."""
 
@@ -206,9 +213,24 @@ class Serving(Part):
             "serving.triton has no effect on OnnxRuntime: set runtime to Triton or Auto, or remove it",
             lambda s: s.triton is None or s.runtime is not RuntimeName.ONNX_RUNTIME,
         ),
+        Rule(
+            "!has(self.packaging) || self.packaging == 'Volume' || !has(self.runtime) || "
+            "self.runtime == 'OnnxRuntime'",
+            "serving.packaging Image puts the model onto the server's image: set runtime to OnnxRuntime, or "
+            "packaging to Volume",
+            lambda s: s.packaging is Packaging.VOLUME or s.runtime is RuntimeName.ONNX_RUNTIME,
+        ),
     )
 
     runtime: RuntimeName = Field(default=RuntimeName.ONNX_RUNTIME, description="What runs the model.")
+    packaging: Packaging = Field(
+        default=Packaging.VOLUME,
+        description=(
+            "Volume mounts the model beside the server. Image has a Job make one image of both, whose pods "
+            "start sooner as they wait for no volume; the operator's store must be a registry that nodes "
+            "pull from."
+        ),
+    )
     resources: Resources = Field(
         default=Resources(),
         description="Requests and limits; absent: 250m CPU, 256Mi requested, 1 CPU, 2Gi at most.",

@@ -35,6 +35,9 @@ class JobRequest(Wire):
     store: str = Field(description="where the artifact goes: oci://host/repository, s3://..., file:///...")
     store_plain_http: bool = Field(default=False, description="the registry speaks HTTP without TLS")
     samples: int = Field(default=16, ge=0, description="rows of the data that become sample requests")
+    server_image: str | None = Field(
+        default=None, description="image of the server that the model is put onto, as pods reach it"
+    )
 
 
 class ReportRow(Wire):
@@ -73,6 +76,9 @@ class JobReport(Wire):
     artifact: str | None = Field(default=None, description="reference with digest, oci://...@sha256:...")
     artifact_sha256: str | None = Field(
         default=None, description="digest of the OCI manifest, or of the files"
+    )
+    image: str | None = Field(
+        default=None, description="image of server and model, oci://...@sha256:..., where one was asked for"
     )
     input_sha256: str | None = None
     format: str | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from longshore.api import Spec
 from longshore.api.model import Format
+from longshore.api.serving import Packaging
 from longshore.api.status import MeasuredCandidate, Optimization
 from longshore.artifact.job import JobReport, Outcome, ReportRow
 from longshore.plan.diagnose import pod_problem, reason_of, report_of, unschedulable_again
@@ -15,9 +16,10 @@ from longshore.plan.outcome import Deletion, Done, Problem, Waiting
 from longshore.plan.revision import artifact_key
 from longshore.plan.state import JobView, Observed, PodView
 from longshore.resources.job import job_request, optimize_job
-from longshore.resources.model_source import ModelSource
+from longshore.resources.model_source import ModelSource, pulled_by_nodes
 from longshore.resources.names import RETRY
 from longshore.resources.networkpolicy import optimizer_policy
+from longshore.settings import Settings
 
 BACKOFF_FIRST = 10.0
 BACKOFF_MOST = 300.0
@@ -66,10 +68,11 @@ class ArtifactStage:
 def needs_job(spec: Spec) -> bool:
     """Tell whether a Job must run before anything can be served.
 
-    Without `optimize`, an ONNX model is served as it is; another format is converted by a Job. Where the
+    Without `optimize`, an ONNX model is served as it is; another format is converted by a Job, which also
+    makes the image of server and model. Where the
     format is not named, the file's name decides; the pod's own check finds what the name hides.
     """
-    if spec.optimize is not None:
+    if spec.optimize is not None or spec.serving.packaging is Packaging.IMAGE:
         return True
     if spec.model.format is not None:
         return spec.model.format not in (Format.ONNX, Format.TRITON_REPOSITORY)
@@ -81,8 +84,8 @@ def decide(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
     standing = observed.deployment(revision)
     if standing is not None and (standing.provenance.artifact or not needs_job(spec)):
         known = _known_optimization(observed, revision)
-        source = ModelSource(spec.model, standing.provenance.artifact)
-        job = observed.job(artifact_key(spec.model, spec.optimize, spec.serving)) if needs_job(spec) else None
+        source = ModelSource(spec.model, standing.provenance.artifact, standing.provenance.image)
+        job = observed.job(_key(observed, spec)) if needs_job(spec) else None
         return ArtifactStage(
             Done(Artifact(source, standing.provenance.chosen, _digest(standing.provenance.artifact), known)),
             delete=_superseded(observed, job),
@@ -95,14 +98,22 @@ def decide(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
 def stored_artifacts(observed: Observed) -> frozenset[str]:
     """Give the artifacts that finished Jobs report and that lie in the store."""
     messages = [end.message for pod in observed.pods if pod.job for end in pod.terminated]
-    reported = [report.artifact for report in map(report_of, messages) if report and report.artifact]
+    reports = [report for report in map(report_of, messages) if report]
+    reported = [a for report in reports for a in (report.artifact, report.image) if a]
     return frozenset(a for a in reported if _is_in_store(a, observed.settings.store))
 
 
+def _key(observed: Observed, spec: Spec) -> str:
+    return artifact_key(spec.model, spec.optimize, spec.serving, observed.settings.server_image)
+
+
 def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
-    key = artifact_key(spec.model, spec.optimize, spec.serving)
+    if spec.serving.packaging is Packaging.IMAGE and not _nodes_pull_the_store(observed.settings):
+        return ArtifactStage(_unpackable(observed.settings), delete=_superseded(observed, None))
+    key = _key(observed, spec)
     job = observed.job(key)
     superseded = _superseded(observed, job)
+    store = observed.settings.store
     if job is None:
         return _start(observed, spec, key, 1, superseded)
     pod = _pod_of(observed, job)
@@ -114,15 +125,23 @@ def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
             lost = Problem("ReportLost", f"Job {job.name} succeeded, but what it reports is lost")
             first = job.attempt == 1
             return _try_again(observed, spec, key, job, lost, superseded, 0.0 if first else None)
-        if not _is_in_store(report.artifact, observed.settings.store):
+        if spec.serving.packaging is Packaging.IMAGE and report.image is None:
+            older = Problem(
+                "ArtifactRefused",
+                f"Job {job.name} made no image of server and model: its optimizer image is older than the "
+                "operator; install both from one release, then set longshore.dev/retry",
+            )
+            return ArtifactStage(older, delete=superseded)
+        outside = [r for r in (report.artifact, report.image) if r and not _is_in_store(r, store)]
+        if outside:
             refused = Problem(
                 "ArtifactRefused",
-                f"Job {job.name} names an artifact outside of the store {observed.settings.store}: "
-                f"{report.artifact[:200]}; check the optimizer image, then set longshore.dev/retry",
+                f"Job {job.name} names an artifact outside of the store {store}: "
+                f"{outside[0][:200]}; check the optimizer image, then set longshore.dev/retry",
             )
             return ArtifactStage(refused, delete=superseded)
         artifact = Artifact(
-            ModelSource(spec.model, report.artifact),
+            ModelSource(spec.model, report.artifact, report.image),
             _short(report.chosen),
             _short(report.artifact_sha256),
             _optimization(revision, job.name, report),
@@ -143,6 +162,18 @@ def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
             "Optimizing", f"Job {job.name} is at work; `kubectl logs -f job/{job.name}` shows how far", again
         ),
         delete=superseded,
+    )
+
+
+def _nodes_pull_the_store(settings: Settings) -> bool:
+    return pulled_by_nodes(settings.store, settings) is not None
+
+
+def _unpackable(settings: Settings) -> Problem:
+    return Problem(
+        "PackagingImpossible",
+        f"serving.packaging is Image, and nodes cannot pull from the store {settings.store}: set it to "
+        "Volume, or have the operator's store be a registry that its nodeRegistries name",
     )
 
 

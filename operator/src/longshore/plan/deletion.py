@@ -15,6 +15,7 @@ def artifacts_of(observed: Observed) -> frozenset[str]:
     return (
         stored_artifacts(observed)
         | frozenset(d.provenance.artifact for d in observed.deployments if d.provenance.artifact)
+        | frozenset(d.provenance.image for d in observed.deployments if d.provenance.image)
         | frozenset(r["artifact"] for r in observed.status.get("revisions", ()) if r.get("artifact"))
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from longshore.api import Model, Optimize, Serving, Spec
-from longshore.api.serving import RuntimeName
+from longshore.api.serving import Packaging, RuntimeName
 from longshore.resources.deployment import serving_millicores
 
 REVISION_LENGTH = 10
@@ -27,17 +27,20 @@ def revision_of(spec: Spec) -> str:
     ]
 
 
-def artifact_key(model: Model, optimize: Optimize | None, serving: Serving) -> str:
-    """Hash what decides the artifact: model, optimize and the target it is measured for."""
-    key = _hash(
-        {
-            "model": _meaning(model),
-            "optimize": _optional(optimize),
-            "cpu": serving_millicores(serving),
-            "runtime": (RuntimeName.ONNX_RUNTIME if serving.runtime is RuntimeName.AUTO else serving.runtime),
-        }
-    )
-    return key[:KEY_LENGTH]
+def artifact_key(model: Model, optimize: Optimize | None, serving: Serving, server_image: str) -> str:
+    """Hash what decides the artifact: model, optimize and the target it is measured for.
+
+    `server_image` counts where the model is put onto it.
+    """
+    parts: dict[str, object] = {
+        "model": _meaning(model),
+        "optimize": _optional(optimize),
+        "cpu": serving_millicores(serving),
+        "runtime": (RuntimeName.ONNX_RUNTIME if serving.runtime is RuntimeName.AUTO else serving.runtime),
+    }
+    if serving.packaging is Packaging.IMAGE:
+        parts["image"] = server_image
+    return _hash(parts)[:KEY_LENGTH]
 
 
 def _meaning(part: BaseModel) -> dict[str, Any]:

@@ -248,6 +248,7 @@ def _new_deployment(
     provenance = Provenance(
         model=spec.model.uri,
         artifact=artifact.source.artifact,
+        image=artifact.source.image,
         chosen=artifact.chosen,
         runtime=runtime.name,
     )

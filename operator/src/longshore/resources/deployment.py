@@ -1,7 +1,7 @@
 """The Deployment of one revision."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,13 @@ from longshore.resources.model_source import (
     ModelSource,
     fetch_container,
     image_volume,
+    pulled_by_nodes,
     source_volumes,
 )
 from longshore.resources.names import (
     ARTIFACT,
     CHOSEN,
+    IMAGE,
     MODEL_URI,
     RUNTIME,
     SERVER,
@@ -26,7 +28,7 @@ from longshore.resources.names import (
     side_address,
 )
 from longshore.resources.packing import is_small, packed
-from longshore.resources.pod import pod_spec
+from longshore.resources.pod import bare_pod_spec, pod_spec
 from longshore.runtimes.base import MODEL_PATH, ContainerInput, Runtime
 from longshore.settings import Settings
 
@@ -54,22 +56,12 @@ def pod_template(
         **container,
         "resources": resources,
         "env": [*container.get("env", []), *(variable.to_wire() for variable in overlay.env)],
-        "volumeMounts": [
-            {"name": "model", "mountPath": MODEL_PATH, "readOnly": True},
-            *container.get("volumeMounts", []),
-        ],
     }
-    image = image_volume(source, settings)
-    if image:
-        volumes: list[dict[str, Any]] = [{"name": "model", "image": image}]
+    packaged = pulled_by_nodes(source.image, settings) if source.image else None
+    if packaged:
+        spec = bare_pod_spec(owner.name, [{**container, "image": packaged}])
     else:
-        volumes = [
-            {"name": "model", "emptyDir": {"sizeLimit": _SIZE_LIMIT}},
-            *source_volumes(source.model, None, settings),
-        ]
-    spec = pod_spec(owner.name, [container], [*volumes, *runtime.volumes(wanted)])
-    if not image:
-        spec["initContainers"] = [fetch_container(owner, source, settings, MODEL_PATH)]
+        spec = _with_volumes(owner, source, container, runtime.volumes(wanted), settings)
     spec["terminationGracePeriodSeconds"] = runtime.grace_period(serving)
     if settings.pack_small_models and is_small(resources["requests"]):
         spec["affinity"] = packed(owner)
@@ -83,12 +75,39 @@ def pod_template(
     return {"metadata": metadata, "spec": spec}
 
 
+def _with_volumes(
+    owner: Owner,
+    source: ModelSource,
+    container: Mapping[str, Any],
+    more: Sequence[dict[str, Any]],
+    settings: Settings,
+) -> dict[str, Any]:
+    """Give the pod spec of a server that finds its model on a volume."""
+    mounts = [
+        {"name": "model", "mountPath": MODEL_PATH, "readOnly": True},
+        *container.get("volumeMounts", []),
+    ]
+    image = image_volume(source, settings)
+    if image:
+        volumes: list[dict[str, Any]] = [{"name": "model", "image": image}]
+    else:
+        volumes = [
+            {"name": "model", "emptyDir": {"sizeLimit": _SIZE_LIMIT}},
+            *source_volumes(source.model, None, settings),
+        ]
+    spec = pod_spec(owner.name, [{**container, "volumeMounts": mounts}], [*volumes, *more])
+    if not image:
+        spec["initContainers"] = [fetch_container(owner, source, settings, MODEL_PATH)]
+    return spec
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where a revision comes from and what became of it; kept in the annotations of its Deployment."""
 
     model: str
     artifact: str | None = None
+    image: str | None = None
     chosen: str | None = None
     runtime: str | None = None
 
@@ -97,6 +116,7 @@ class Provenance:
         values = {
             MODEL_URI: self.model,
             ARTIFACT: self.artifact,
+            IMAGE: self.image,
             CHOSEN: self.chosen,
             RUNTIME: self.runtime,
         }

@@ -5,10 +5,15 @@ from typing import Any
 from longshore.api.base import seconds
 from longshore.api.model import Model
 from longshore.api.optimize import Optimize
-from longshore.api.serving import Serving
+from longshore.api.serving import Packaging, Serving
 from longshore.artifact.job import JobRequest, Target
 from longshore.resources.deployment import container_resources, serving_millicores
-from longshore.resources.model_source import source_environment, source_mounts, source_volumes
+from longshore.resources.model_source import (
+    pulled_by_pods,
+    source_environment,
+    source_mounts,
+    source_volumes,
+)
 from longshore.resources.names import ATTEMPT, KEY, OPTIMIZER, RETRY, Owner, job_name
 from longshore.resources.pod import environment, pod_spec
 from longshore.settings import Settings
@@ -38,6 +43,9 @@ def job_request(
         store=settings.store,
         store_plain_http=settings.store_plain_http,
         samples=samples,
+        server_image=pulled_by_pods(settings.server_image, settings)
+        if serving.packaging is Packaging.IMAGE
+        else None,
     )
 
 

@@ -20,10 +20,14 @@ _STORE = "store"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a pod loads: an artifact of the optimize Job, or the model as the user named it."""
+    """What a pod loads: an artifact of the optimize Job, or the model as the user named it.
+
+    `image` is the image of server and model, where the Job made one.
+    """
 
     model: Model
     artifact: str | None = None
+    image: str | None = None
 
     @property
     def reference(self) -> str:
@@ -34,16 +38,28 @@ class ModelSource:
 def image_volume(source: ModelSource, settings: Settings) -> dict[str, Any] | None:
     """Give the volume source that mounts the model's image, or None where the node cannot pull it."""
     reference = source.reference
-    private = source.artifact is None and source.model.credentials is not None
-    if not reference.startswith("oci://") or private:
-        return None
-    host, _, path = reference.removeprefix("oci://").partition("/")
-    node_hosts = {registry.host: registry.node_host for registry in settings.node_registries}
-    if host not in node_hosts:
+    if source.artifact is None and source.model.credentials is not None:
         return None
     if source.artifact is None and source.model.sha256:
-        path = f"{path.partition('@')[0]}@sha256:{source.model.sha256}"
-    return {"reference": f"{node_hosts[host]}/{path}", "pullPolicy": "IfNotPresent"}
+        reference = f"{reference.partition('@')[0]}@sha256:{source.model.sha256}"
+    pulled = pulled_by_nodes(reference, settings)
+    return {"reference": pulled, "pullPolicy": "IfNotPresent"} if pulled else None
+
+
+def pulled_by_nodes(reference: str, settings: Settings) -> str | None:
+    """Give the name by which nodes pull an image that pods know as `reference`; None where they cannot."""
+    host, _, path = reference.removeprefix("oci://").partition("/")
+    node_hosts = {registry.host: registry.node_host for registry in settings.node_registries}
+    if not reference.startswith("oci://") or host not in node_hosts:
+        return None
+    return f"{node_hosts[host]}/{path}"
+
+
+def pulled_by_pods(image: str, settings: Settings) -> str:
+    """Give the name by which pods reach an image that nodes pull as `image`."""
+    host, _, path = image.partition("/")
+    hosts = {registry.node_host: registry.host for registry in settings.node_registries}
+    return f"{hosts[host]}/{path}" if host in hosts else image
 
 
 def fetch_container(owner: Owner, source: ModelSource, settings: Settings, path: str) -> dict[str, Any]:

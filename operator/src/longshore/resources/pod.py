@@ -36,25 +36,43 @@ def pod_spec(
 ) -> dict[str, Any]:
     """Give a restricted pod spec; every container gets the security context and a /tmp of its own."""
     return {
-        "serviceAccountName": service_account,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": security_context(),
+        **_restricted(service_account),
         "containers": [harden(c) for c in containers],
         "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}, *volumes],
     }
 
 
+def bare_pod_spec(service_account: str, containers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Give a restricted pod spec without any volume, so without a place to write to.
+
+    A kubelet looks for the volumes of a new pod every 0.3 s, and for none not at all. Source: Kubernetes,
+    `podAttachAndMountRetryInterval` in pkg/kubelet/volumemanager/volume_manager.go.
+    """
+    return {**_restricted(service_account), "containers": [_hardened(c) for c in containers]}
+
+
+def _restricted(service_account: str) -> dict[str, Any]:
+    return {
+        "serviceAccountName": service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": security_context(),
+    }
+
+
 def harden(container: dict[str, Any]) -> dict[str, Any]:
-    """Add to a container what every container has."""
+    """Add to a container what every container has that may write to a /tmp."""
     mounts = [{"name": "tmp", "mountPath": "/tmp"}, *container.get("volumeMounts", [])]  # noqa: S108 (a mount point)
+    return {**_hardened(container), "volumeMounts": mounts}
+
+
+def _hardened(container: dict[str, Any]) -> dict[str, Any]:
     return {
         **container,
         "imagePullPolicy": "IfNotPresent",
         "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": container_security_context(),
-        "volumeMounts": mounts,
     }
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import httpx
 
@@ -202,6 +202,31 @@ class Registry(AbstractAsyncContextManager["Registry"]):
         """
         if await self.has_blob(digest):
             return
+        await self._upload(path, digest)
+
+    async def take_blob(self, blob: Descriptor, source: "Registry", scratch: Path) -> None:
+        """Get a blob of another repository into this one: unless it is there, mounted, else copied.
+
+        Raises:
+            Problem: any reason of `blob` and `push_blob`.
+        """
+        if await self.has_blob(blob.digest):
+            return
+        if source.reference.host == self.reference.host:
+            origin = quote(source.reference.repository, safe="")
+            mounted = await self._request("POST", f"blobs/uploads/?mount={blob.digest}&from={origin}")
+            self._check(mounted, writing=True)
+            if mounted.status_code == 201:
+                return
+        path = scratch / "blob"
+        with Sink(path, self._settings.max_bytes, f"layer {blob.digest}") as sink:
+            await source.blob(blob, sink)
+        try:
+            await self._upload(path, blob.digest)
+        finally:
+            path.unlink()
+
+    async def _upload(self, path: Path, digest: str) -> None:
         size = await asyncio.to_thread(os.path.getsize, path)
         problem: Problem | None = None
         for attempt in range(1, self._settings.attempts + 1):

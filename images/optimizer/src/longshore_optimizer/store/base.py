@@ -48,6 +48,11 @@ def trials_tag_of(key: str) -> str:
     return f"{TRIALS_PREFIX}{key[:40]}"
 
 
+def image_tag_of(key: str) -> str:
+    """Tag of the image that holds the server and the artifact of a key."""
+    return f"image-{key[:40]}"
+
+
 def tag_of(key: str) -> str:
     """Tag of an image that holds the artifact of a key."""
     return f"{KEY_PREFIX}{key[:40]}"

@@ -1,7 +1,6 @@
 """Artifacts as OCI images of one layer, which a kubelet can mount as an image volume."""
 
 import asyncio
-import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -21,11 +20,9 @@ from longshore_optimizer.fetch.registry import (
 from longshore_optimizer.fetch.settings import FetchSettings
 from longshore_optimizer.fetch.sink import Sink
 from longshore_optimizer.store.base import TRIALS_LIMIT, Stored, tag_of, trials_tag_of
-from longshore_optimizer.store.layer import Layer, pack
+from longshore_optimizer.store.layer import CONFIG_TYPE, LAYER_TYPE, Layer, as_json, pack, write
 
-_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _TRIALS_TYPE = "application/vnd.longshore.trials.v1+json"
-_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _ARTIFACT_LABEL = "dev.longshore.manifest"
 _KEY_LABEL = "dev.longshore.key"
 _CONFIG_LIMIT = 4 << 20
@@ -62,7 +59,7 @@ class RegistryStore:
         manifest = Manifest.model_validate_json((directory / MANIFEST_NAME).read_text())
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             layer = await asyncio.to_thread(pack, directory, Path(folder) / "layer.tar")
-            config = _write(Path(folder) / "config.json", image_config(layer, manifest, key))
+            config = write(Path(folder) / "config.json", image_config(layer, manifest, key))
             async with self._registry() as registry:
                 await registry.push_blob(layer.path, layer.digest)
                 await registry.push_blob(config.path, config.digest)
@@ -84,7 +81,7 @@ class RegistryStore:
     async def note(self, key: str, data: bytes) -> None:
         """Push the note as the config of an image without layers."""
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            config = _write(Path(folder) / "trials.json", data)
+            config = write(Path(folder) / "trials.json", data)
             image = {
                 "schemaVersion": 2,
                 "mediaType": MANIFEST_TYPE,
@@ -93,7 +90,7 @@ class RegistryStore:
             }
             async with self._registry() as registry:
                 await registry.push_blob(config.path, config.digest)
-                await registry.push_manifest(_json(image), trials_tag_of(key))
+                await registry.push_manifest(as_json(image), trials_tag_of(key))
 
     def _registry(self) -> Registry:
         return Registry(self._reference, self._settings, credentials.load(self._settings.credentials))
@@ -121,7 +118,7 @@ def image_config(layer: Layer, manifest: Manifest, key: str) -> bytes:
         "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
         "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "longshore-optimizer"}],
     }
-    return _json(config)
+    return as_json(config)
 
 
 def image_manifest(layer: Layer, config: Layer) -> bytes:
@@ -129,20 +126,11 @@ def image_manifest(layer: Layer, config: Layer) -> bytes:
 
     https://github.com/opencontainers/image-spec/blob/main/manifest.md
     """
-    return _json(
+    return as_json(
         {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
-            "config": {"mediaType": _CONFIG_TYPE, "digest": config.digest, "size": config.size},
-            "layers": [{"mediaType": _LAYER_TYPE, "digest": layer.digest, "size": layer.size}],
+            "config": {"mediaType": CONFIG_TYPE, "digest": config.digest, "size": config.size},
+            "layers": [{"mediaType": LAYER_TYPE, "digest": layer.digest, "size": layer.size}],
         }
     )
-
-
-def _json(data: object) -> bytes:
-    return json.dumps(data, separators=(",", ":"), sort_keys=True).encode()
-
-
-def _write(path: Path, content: bytes) -> Layer:
-    path.write_bytes(content)
-    return Layer(path, f"sha256:{hashlib.sha256(content).hexdigest()}", len(content))

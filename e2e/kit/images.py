@@ -1,0 +1,49 @@
+"""The project's images in the cluster's registry, as an installation from a registry has them."""
+
+import json
+
+import httpx
+
+from e2e.cluster import layout
+from e2e.cluster.image_inputs import TAG
+from e2e.cluster.layout import LayoutImage
+from e2e.cluster.paths import cache_root
+
+
+def push(registry: str, name: str) -> str:
+    """Push the built image `name` unless the registry has it; gives `repository:tag`, the tag by its content.
+
+    Raises:
+        LookupError: it was not built.
+    """
+    reference = f"localhost/longshore/{name}:{TAG}"
+    image = layout.find(cache_root() / "images" / "layout", reference)
+    if image is None:
+        raise LookupError(f"{reference} is not built: run `make images`")
+    repository, tag = f"longshore/{name}", image.digest.removeprefix("sha256:")[:12]
+    with httpx.Client(base_url=f"http://{registry}/v2/{repository}", timeout=60) as client:
+        if client.head(f"/manifests/{tag}", headers={"Accept": _type_of(image)}).status_code != 200:
+            for digest in image.blobs[1:]:
+                _push_blob(client, image, digest)
+            put = client.put(
+                f"/manifests/{tag}",
+                content=image.blob(image.digest).read_bytes(),
+                headers={"Content-Type": _type_of(image)},
+            )
+            put.raise_for_status()
+    return f"{repository}:{tag}"
+
+
+def _push_blob(client: httpx.Client, image: LayoutImage, digest: str) -> None:
+    if client.head(f"/blobs/{digest}").status_code == 200:
+        return
+    begun = client.post("/blobs/uploads/")
+    begun.raise_for_status()
+    location = httpx.URL(begun.headers["location"]).copy_merge_params({"digest": digest})
+    with image.blob(digest).open("rb") as content:
+        client.put(location, content=content).raise_for_status()
+
+
+def _type_of(image: LayoutImage) -> str:
+    manifest = json.loads(image.blob(image.digest).read_bytes())
+    return str(image.descriptor.get("mediaType") or manifest["mediaType"])
