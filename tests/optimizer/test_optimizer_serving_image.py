@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from longshore_optimizer.errors import Problem, Reason
+from longshore_optimizer.fetch.credentials import Credentials
 from longshore_optimizer.fetch.registry import Reference
 from longshore_optimizer.fetch.settings import FetchSettings
+from longshore_optimizer.push import push
 from longshore_optimizer.store.serving_image import image_reference, put_image
 
 from tests.optimizer.conftest import mlp
@@ -57,7 +59,8 @@ def image_of(registry: FakeRegistry, reference: str) -> tuple[dict[str, Any], di
 
 async def put(server: str, registry: FakeRegistry, directory: Path, scratch: Path) -> str:
     target = Reference(registry.host, "models/artifacts")
-    return await put_image(server, directory, target, "image-1", FetchSettings(attempts=1), scratch)
+    settings = FetchSettings(attempts=1)
+    return await put_image(server, directory, target, "image-1", settings, Credentials({}), scratch)
 
 
 @pytest.fixture
@@ -180,6 +183,19 @@ def test_a_job_reports_the_image_also_where_the_artifact_was_there(
     manifest, _ = image_of(registry, str(second.image))
     with tarfile.open(fileobj=io.BytesIO(registry.blobs[manifest["layers"][-1]["digest"]])) as tar:
         assert "mnt/model/model.onnx" in tar.getnames()
+
+
+async def test_push_makes_the_same_image_of_a_single_file(registry: FakeRegistry, tmp_path: Path) -> None:
+    add_server(registry, "dev")
+    onto = f"{registry.host}/longshore/server:dev"
+    model = mlp(tmp_path / "digits-v3.onnx")
+    reference = await push(model, f"oci://{registry.host}/digits-server:3", onto=onto)
+    assert reference.startswith(f"oci://{registry.host}/digits-server@sha256:")
+    manifest, config = image_of(registry, reference)
+    assert json.loads(registry.manifests["3"]) == manifest
+    assert config["config"]["Entrypoint"] == ["longshore-server"]
+    with tarfile.open(fileobj=io.BytesIO(registry.blobs[manifest["layers"][-1]["digest"]])) as tar:
+        assert tar.getnames() == ["mnt", "mnt/model", "mnt/model/model.onnx"]
 
 
 def test_a_store_that_is_no_registry_is_refused(tmp_path: Path) -> None:

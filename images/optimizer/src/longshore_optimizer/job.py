@@ -212,6 +212,7 @@ def _put_image(
     request: JobRequest, directory: Path, key: str, settings: FetchSettings, work: Path
 ) -> str | None:
     """Push the image of server and model where one is asked for; gives its reference."""
+    from longshore_optimizer.fetch import credentials
     from longshore_optimizer.fetch.registry import parse_reference
     from longshore_optimizer.fetch.uri import parse
     from longshore_optimizer.store.base import image_tag_of
@@ -221,8 +222,9 @@ def _put_image(
         return None
     tell(Progress(stage="Store", message=f"putting the model onto {request.server_image}"))
     target = parse_reference(parse(request.store))
+    login = credentials.load(settings.credentials)
     tag = image_tag_of(key)
-    return asyncio.run(put_image(request.server_image, directory, target, tag, settings, work))
+    return asyncio.run(put_image(request.server_image, directory, target, tag, settings, login, work))
 
 
 def _path(inputs: Inputs, part: str) -> Path | None:

@@ -23,21 +23,34 @@ def command(
     docker_config: Annotated[
         Path, typer.Option(help="Credentials, as `docker login` writes them.", envvar="DOCKER_CONFIG")
     ] = Path("~/.docker"),
+    onto: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE", help="Image of Longshore's server: push one image of server and model instead."
+        ),
+    ] = None,
 ) -> None:
     """Push a model or data set to a registry; prints the uri with its digest, for `model.uri`.
 
     A single .onnx file becomes the image's `model.onnx`, so that pods can serve the image as it is. The same
-    content gives the same digest.
+    content gives the same digest. With --onto the image serves the model wherever containers run.
     """
     try:
-        print(asyncio.run(push(path, uri, plain_http, docker_config.expanduser())))  # noqa: T201
+        print(asyncio.run(push(path, uri, plain_http, docker_config.expanduser(), onto)))  # noqa: T201
     except Problem as problem:
         typer.secho(f"{problem.reason}: {problem.message}", fg=typer.colors.RED, err=True)
         raise typer.Exit(exit_code(problem.reason)) from None
 
 
-async def push(path: Path, uri: str, plain_http: bool = False, docker_config: Path | None = None) -> str:
-    """Push a file or directory as an image of one layer; gives `oci://host/repository@sha256:...`.
+async def push(
+    path: Path,
+    uri: str,
+    plain_http: bool = False,
+    docker_config: Path | None = None,
+    onto: str | None = None,
+) -> str:
+    """Push a file or directory as an image of one layer, or as the topmost of the image `onto`; gives
+    `oci://host/repository@sha256:...`.
 
     Raises:
         Problem: UnsupportedUri, AccessDenied, FetchFailed or StoreFailed.
@@ -48,6 +61,7 @@ async def push(path: Path, uri: str, plain_http: bool = False, docker_config: Pa
     from longshore_optimizer.fetch.uri import parse
     from longshore_optimizer.store.layer import Layer, pack
     from longshore_optimizer.store.registry import image_manifest
+    from longshore_optimizer.store.serving_image import put_image
 
     target = parse(uri)
     if target.scheme != "oci":
@@ -60,10 +74,13 @@ async def push(path: Path, uri: str, plain_http: bool = False, docker_config: Pa
     settings = FetchSettings()
     if plain_http:
         settings = replace(settings, plain_http_hosts=frozenset({reference.host}))
-    login = docker_config / "config.json" if docker_config else None
-    known = {"config.json": login.read_text()} if login and login.is_file() else {}
+    file = docker_config / "config.json" if docker_config else None
+    known = {"config.json": file.read_text()} if file and file.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
+        if onto is not None:
+            directory, login = _directory(path, scratch), Credentials(known)
+            return await put_image(onto, directory, reference, reference.version, settings, login, scratch)
         layer = await asyncio.to_thread(lambda: pack(_directory(path, scratch), scratch / "layer.tar"))
         content = _config(layer.digest)
         (scratch / "config.json").write_bytes(content)

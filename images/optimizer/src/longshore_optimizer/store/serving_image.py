@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from longshore_optimizer.errors import Problem, Reason
-from longshore_optimizer.fetch import credentials
+from longshore_optimizer.fetch.credentials import Credentials
 from longshore_optimizer.fetch.registry import (
     MANIFEST_TYPE,
     Descriptor,
@@ -63,7 +63,13 @@ def image_reference(image: str) -> Reference:
 
 
 async def put_image(
-    server: str, directory: Path, target: Reference, tag: str, settings: FetchSettings, scratch: Path
+    server: str,
+    directory: Path,
+    target: Reference,
+    tag: str,
+    settings: FetchSettings,
+    login: Credentials,
+    scratch: Path,
 ) -> str:
     """Push the server's image with a model directory on top; gives `oci://host/repository@sha256:...`.
 
@@ -74,14 +80,14 @@ async def put_image(
         directory: what lies at `MODEL_PATH`.
         target: repository to push to.
         tag: under which it can be found there.
-        settings: bounds, and the credentials of both registries.
+        settings: bounds.
+        login: credentials of both registries.
         scratch: where layers are packed and copied.
 
     Raises:
         Problem: NotFound or UnsupportedUri where the server's image cannot be had; AccessDenied, FetchFailed,
             StoreFailed or DiskFull.
     """
-    login = credentials.load(settings.credentials)
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         folder = Path(name)
         async with (
