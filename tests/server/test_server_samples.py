@@ -137,6 +137,9 @@ def test_what_the_optimizer_left_is_given_and_to_nobody_else(tmp_path: Path) -> 
         assert recorded(server) == (200, [ASK], "evaluation")
         assert recorded(server, {})[0] == 401
         assert recorded(server, {"Longshore-Mirror-Key": "guessed"})[0] == 401
+        for path in ("/samples/", "/samples//", "/samples%2F", "/mirror/"):
+            method = "POST" if "mirror" in path else "GET"
+            assert server.request(method, path)[0] == 401, "no other spelling of the path needs no key"
     with Server(model) as server:
         assert recorded(server)[0] == 404
 

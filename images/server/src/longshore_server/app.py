@@ -119,9 +119,10 @@ class App:
             "/v2/repository/index": ("POST", _json(self._index)),
             "/v1/models": ("GET", _json(lambda: ({"models": [self._name]}, 200))),
         }
-        if path in _GUARDED:
+        plain = path.rstrip("/") or path
+        if plain in _GUARDED:
             self._check_mirror_key(head)
-        if (found := fixed.get(path.rstrip("/") or path)) is not None:
+        if (found := fixed.get(plain)) is not None:
             return found
         if path == "/invocations":
             return self._infer(head, lambda inference: inference.invocations)
