@@ -147,5 +147,5 @@ def request_body(inputs: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
 
 
 def asked_from(recorded: str) -> str:
-    """Give where a preflight's requests come from: Triton's pods record none."""
+    """Give where requests come from without evaluation data: Triton's pods record no traffic."""
     return "the model's signature" if os.environ.get("RUNTIME") == "Triton" else recorded

@@ -53,7 +53,12 @@ def test_the_runtime_changes_under_load_without_a_failed_request(
         eventually(lambda: load.sent > after + 80, "load goes on", 30)
     assert load.failures == []
     (pod,) = kube.list("pods", model.namespace, "app.kubernetes.io/component=server")
-    assert {p["name"] for p in pod["spec"]["containers"][0]["ports"]} == {"http", "grpc", "metrics"}
+    assert {p["name"] for p in pod["spec"]["containers"][0]["ports"]} == {
+        "http",
+        "grpc",
+        "metrics",
+        "samples",
+    }
     assert model.infer(ROW)["probabilities"].argmax() == 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from longshore.exercise import Exerciser
-from longshore.plan.state import Exercise
+from longshore.plan.state import AskedPod, Exercise
 from longshore.senses import Senses
 
 from tests.operator.canary import Canary
@@ -45,6 +45,28 @@ def test_too_little_traffic_asks_for_requests_says_so_and_ends_with_the_decision
     assert canary.world.plan().exercise is None
 
 
+@pytest.mark.parametrize(("runtime", "port"), [("OnnxRuntime", 8080), ("Triton", 8003)])
+def test_recorded_requests_are_looked_for_where_the_pods_of_a_runtime_give_them(
+    runtime: str, port: int
+) -> None:
+    canary = Canary(ROLLOUT, requests=0, serving={"runtime": runtime})
+    canary.looks(10)
+    wanted = canary.world.plan().exercise
+    assert wanted is not None
+    assert {pod.samples_port for pod in (*wanted.canary, *wanted.stable)} == {port}
+
+
+def test_a_rollout_to_another_runtime_asks_each_side_at_its_own_port() -> None:
+    canary = Canary(ROLLOUT, requests=0)
+    canary.world.edit(serving={"runtime": "Triton"})
+    canary.begin()
+    canary.looks(10)
+    wanted = canary.world.plan().exercise
+    assert wanted is not None
+    assert {pod.samples_port for pod in wanted.canary} == {8003}
+    assert {pod.samples_port for pod in wanted.stable} == {8080}
+
+
 def test_enough_traffic_or_no_wish_sends_nothing() -> None:
     busy = Canary(ROLLOUT, requests=400)
     busy.looks(14)
@@ -62,6 +84,7 @@ async def test_both_revisions_answer_the_same_requests_until_they_are_not_needed
     senses = exerciser._senses
     with Server(models.mlp(tmp_path / "mlp")) as server:
         monkeypatch.setattr("longshore.inference.HTTP_PORT", server.http_port)
+        pods = (AskedPod("127.0.0.1", server.http_port),)
 
         def counted() -> tuple[float, float]:
             found = server.metrics()
@@ -74,7 +97,7 @@ async def test_both_revisions_answer_the_same_requests_until_they_are_not_needed
                 for kind in ("", "failed_")
             )
 
-        wanted = Exercise(50.0, ("127.0.0.1",), ("127.0.0.1",), thin=True, mirror_key="")
+        wanted = Exercise(50.0, pods, pods, thin=True, mirror_key="")
         async with asyncio.timeout(30):
             while (await asyncio.to_thread(counted))[0] < 60:
                 exerciser.exercise(KEY, wanted)
@@ -91,8 +114,9 @@ async def test_it_goes_on_for_a_while_and_ends_by_itself_where_traffic_is_no_lon
 ) -> None:
     with Server(models.mlp(tmp_path / "mlp")) as server:
         monkeypatch.setattr("longshore.inference.HTTP_PORT", server.http_port)
-        thin = Exercise(50.0, ("127.0.0.1",), ("127.0.0.1",), thin=True, mirror_key="")
-        enough = Exercise(50.0, ("127.0.0.1",), ("127.0.0.1",), thin=False, mirror_key="")
+        pods = (AskedPod("127.0.0.1", server.http_port),)
+        thin = Exercise(50.0, pods, pods, thin=True, mirror_key="")
+        enough = Exercise(50.0, pods, pods, thin=False, mirror_key="")
         exerciser.exercise(KEY, enough)
         assert KEY not in exerciser._senses.exercising
         exerciser.exercise(KEY, thin)
@@ -107,9 +131,10 @@ async def test_pods_that_cannot_be_asked_end_in_nothing(
 ) -> None:
     monkeypatch.setattr("longshore.inference.HTTP_PORT", 1)
     monkeypatch.setattr("longshore.exercise.RETRY", 0.05)
-    for stable in ((), ("127.0.0.1",)):
-        exerciser.exercise(KEY, Exercise(5.0, ("127.0.0.1",), stable, thin=True, mirror_key=""))
+    pods = (AskedPod("127.0.0.1", 1),)
+    for stable in ((), pods):
+        exerciser.exercise(KEY, Exercise(5.0, pods, stable, thin=True, mirror_key=""))
         async with asyncio.timeout(20):
             while KEY in exerciser._senses.exercising:
-                exerciser.exercise(KEY, Exercise(5.0, ("127.0.0.1",), stable, thin=False, mirror_key=""))
+                exerciser.exercise(KEY, Exercise(5.0, pods, stable, thin=False, mirror_key=""))
                 await asyncio.sleep(0.01)

@@ -15,8 +15,9 @@ from longshore.inference import recorded
 from longshore.measure import measure
 from longshore.plan.analysis.verdict import Verdict
 from longshore.plan.rollout.model import PreflightView
-from longshore.plan.state import Measurement
+from longshore.plan.state import AskedPod, Measurement
 from longshore.preflight import preflight
+from longshore.resources.names import HTTP_PORT
 
 from tests.server import models
 from tests.server.harness import Server, free_ports
@@ -28,12 +29,16 @@ STRICT = Preflight(samples=8, max_disagreement=0.0)
 
 @pytest.fixture(autouse=True)
 def _addresses_have_ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longshore.inference._base", lambda address: f"http://{address}")
+    monkeypatch.setattr("longshore.inference._base", lambda address, port: f"http://{address}")
 
 
 def request(value: float, width: int = 16) -> dict[str, Any]:
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, width], "data": [value] * width}
     return {"inputs": [tensor]}
+
+
+def asked(address: str) -> AskedPod:
+    return AskedPod(address, HTTP_PORT)
 
 
 def with_samples(model: Path, *requests: dict[str, Any]) -> Path:
@@ -42,7 +47,7 @@ def with_samples(model: Path, *requests: dict[str, Any]) -> Path:
 
 
 async def look(stable: Server, canary: Server, settings: Preflight = STRICT) -> PreflightView:
-    return await preflight("mlp", "r2", stable.address, canary.address, settings, None, KEY)
+    return await preflight("mlp", "r2", asked(stable.address), asked(canary.address), settings, None, KEY)
 
 
 async def test_rows_of_the_evaluation_data_are_asked_first(tmp_path: Path) -> None:
@@ -128,9 +133,9 @@ async def test_a_pod_that_has_none_or_sends_nonsense_is_left_out(
     status: int, headers: dict[str, str], body: bytes
 ) -> None:
     async with pod(status, headers, body) as address, aiohttp.ClientSession() as session:
-        assert await recorded(session, address, KEY) is None
+        assert await recorded(session, asked(address), KEY) is None
 
 
 async def test_a_pod_that_is_gone_is_left_out() -> None:
     async with aiohttp.ClientSession() as session:
-        assert await recorded(session, f"127.0.0.1:{free_ports(1)[0]}", KEY) is None
+        assert await recorded(session, asked(f"127.0.0.1:{free_ports(1)[0]}"), KEY) is None

@@ -1,5 +1,6 @@
 """What the tests of Triton share: the same models on both runtimes."""
 
+import json
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ from tests.server.harness import Server
 from tests.triton.harness import Triton
 
 RUNTIMES = ("OnnxRuntime", "Triton")
+KEY = "a-key-that-only-the-operator-knows"
+RECORDED = [
+    {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [value] * 16}]}
+    for value in (0.5, -0.5)
+]
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Endpoint:
     grpc: str
     metrics_url: str
     directory: Path
+    samples_port: int
 
     def metrics(self) -> str:
         with urllib.request.urlopen(self.metrics_url, timeout=5) as response:
@@ -33,8 +40,10 @@ class Endpoint:
 
 @pytest.fixture(scope="session", params=RUNTIMES)
 def mlp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    """x [N, 16] FP32 -> y [N, 8] FP32."""
-    yield from _served(request.param, models.mlp(tmp_path_factory.mktemp("matrix") / "mlp"))
+    """x [N, 16] FP32 -> y [N, 8] FP32, with two recorded requests for who knows `KEY`."""
+    model = models.mlp(tmp_path_factory.mktemp("matrix") / "mlp")
+    (model / "samples.jsonl").write_text("".join(json.dumps(asked) + "\n" for asked in RECORDED))
+    yield from _served(request.param, model)
 
 
 @pytest.fixture(scope="session", params=RUNTIMES)
@@ -47,12 +56,18 @@ def strings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def _served(runtime: str, model: Path) -> Iterator[Endpoint]:
     if runtime == "Triton":
-        with Triton(model, model.parent, name=model.name) as triton:
+        with Triton(model, model.parent, name=model.name, samples_key=KEY) as triton:
             yield Endpoint(
-                runtime, model.name, triton.address, triton.grpc_address, triton.metrics_url, model
+                runtime,
+                model.name,
+                triton.address,
+                triton.grpc_address,
+                triton.metrics_url,
+                model,
+                triton.samples_port,
             )
     else:
-        with Server(model) as server:
+        with Server(model, "--mirror-target", "127.0.0.1:9", "--mirror-key", KEY) as server:
             yield Endpoint(
                 runtime,
                 model.name,
@@ -60,4 +75,5 @@ def _served(runtime: str, model: Path) -> Iterator[Endpoint]:
                 server.grpc_address,
                 f"http://{server.address}/metrics",
                 model,
+                server.http_port,
             )

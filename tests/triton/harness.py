@@ -23,13 +23,18 @@ class Triton:
 
     def __init__(self, model: Path, directory: Path, *, wait: bool = True, **wanted: Any) -> None:
         """Prepare; `directory` takes the repository and logs, `wanted` is what an operator would ask for."""
-        self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
+        self.http_port, self.grpc_port, self.metrics_port, self.samples_port = free_ports(4)
         self.name = wanted.setdefault("name", "model")
         self.directory = directory
         self.termination_log = directory / "termination-log"
         self._wait = wait
         triton = triton_home()
-        ports = {"http_port": self.http_port, "grpc_port": self.grpc_port, "metrics_port": self.metrics_port}
+        ports = {
+            "http_port": self.http_port,
+            "grpc_port": self.grpc_port,
+            "metrics_port": self.metrics_port,
+            "samples_port": self.samples_port,
+        }
         self._command = [
             *(
                 str(triton.python),

@@ -23,7 +23,7 @@ OWNER = Owner(*KEY, "uid")
 @pytest.fixture(autouse=True)
 def ports_in_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both servers run on one host here: their addresses name the port."""
-    monkeypatch.setattr("longshore.inference._base", lambda address: f"http://{address}")
+    monkeypatch.setattr("longshore.inference._base", lambda address, port: f"http://{address}")
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from longshore.api.parse import SpecError, parse_spec
 from longshore.api.serving import RuntimeName, Serving
 from longshore.resources.deployment import container_resources, pod_template
 from longshore.resources.model_source import ModelSource
-from longshore.resources.names import Owner
+from longshore.resources.names import HTTP_PORT, Owner, mirror_key
 from longshore.runtimes import registry
 from longshore.runtimes.base import ContainerInput
-from longshore.runtimes.registry import metrics_ports, runtime_of
+from longshore.runtimes.registry import operator_ports, runtime_of, samples_port
 from longshore.runtimes.triton import RUNTIME
 from longshore.settings import Settings
 from longshore_triton.wanted import Wanted, WantedSequence, parse
@@ -39,11 +39,11 @@ def request(**values: Any) -> dict[str, Any]:
 
 
 class TestPod:
-    def test_tells_its_metrics_on_a_port_of_their_own(self) -> None:
+    def test_tells_metrics_and_recorded_requests_on_ports_of_their_own(self) -> None:
         ports = {p["name"]: p["containerPort"] for p in RUNTIME.container(wanted())["ports"]}
-        assert ports == {"http": 8080, "grpc": 8081, "metrics": 8002}
-        assert RUNTIME.metrics.port == 8002
-        assert metrics_ports() == (8002, 8080)
+        assert ports == {"http": 8080, "grpc": 8081, "metrics": 8002, "samples": 8003}
+        assert (RUNTIME.metrics.port, RUNTIME.samples_port) == (8002, 8003)
+        assert operator_ports() == (8002, 8003, 8080)
 
     def test_is_ready_by_its_model(self) -> None:
         container = RUNTIME.container(wanted())
@@ -95,6 +95,8 @@ class TestPod:
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert template["spec"]["automountServiceAccountToken"] is False
         assert container["resources"] == container_resources(serving())
+        asked = json.loads(next(e["value"] for e in container["env"] if e["name"] == "LONGSHORE_TRITON"))
+        assert asked["samples_key"] == mirror_key(OWNER), "what the operator is known by"
 
 
 class TestRequest:
@@ -167,6 +169,10 @@ class TestRefusal:
 
 
 class TestRegistry:
+    def test_tells_where_recorded_requests_are(self) -> None:
+        found = {name: samples_port(name) for name in ("Triton", "OnnxRuntime", "of-a-later-version")}
+        assert found == {"Triton": 8003, "OnnxRuntime": HTTP_PORT, "of-a-later-version": HTTP_PORT}
+
     def test_finds_both(self) -> None:
         assert runtime_of(RuntimeName.TRITON) is RUNTIME
         found = runtime_of(RuntimeName.ONNX_RUNTIME)

@@ -9,6 +9,7 @@ from longshore.api.base import seconds
 from longshore.api.parse import parse_spec
 from longshore.index import Key
 from longshore.plan.analysis.verdict import Verdict
+from longshore.plan.asking import ready_pods
 from longshore.plan.rollout.model import PreflightView
 from longshore.plan.rollout.store import load_state
 from longshore.plan.state import Observed
@@ -66,24 +67,19 @@ class Examiner:
 async def _examine(observed: Observed, revision: str) -> PreflightView:
     spec = parse_spec(observed.spec)
     state = load_state(observed.status.get("rollout", {}).get("state"))
-    new = _address(observed, revision)
-    old = _address(observed, state.stable) if state is not None and state.stable else None
-    if new is None:
+    new = ready_pods(observed, revision)
+    old = ready_pods(observed, state.stable) if state is not None and state.stable else ()
+    if not new:
         return PreflightView(revision, Verdict.ERROR, "no pod of the new revision is ready")
-    if old is None:
+    if not old:
         return PreflightView(revision, Verdict.NO_DATA, "no pod of the stable revision answers")
     objective = spec.serving.latency_objective
     return await preflight(
         observed.owner.name,
         revision,
-        old,
-        new,
+        old[0],
+        new[0],
         spec.rollout.preflight,
         seconds(objective) if objective else None,
         mirror_key(observed.owner),
     )
-
-
-def _address(observed: Observed, revision: str) -> str | None:
-    pods = sorted(observed.pods_of(revision), key=lambda pod: pod.name)
-    return next((pod.ip for pod in pods if pod.ready and not pod.deleting and pod.ip), None)

@@ -100,7 +100,7 @@ class Exerciser:
                 if len(in_flight) < _MOST_IN_FLIGHT:
                     for pods in (run.wanted.canary, run.wanted.stable):
                         if pods:
-                            address = pods[number % len(pods)]
+                            address = pods[number % len(pods)].address
                             task = asyncio.ensure_future(
                                 _send(self._session, address, key[1], sample, run.wanted.mirror_key)
                             )
@@ -130,9 +130,11 @@ async def _samples(session: aiohttp.ClientSession, name: str, wanted: Exercise) 
     found: list[bytes] = []
     size = 0
     try:
-        async for _, requests in sources(session, name, stable, recorders, wanted.mirror_key, SAMPLES):
+        async for _, requests in sources(
+            session, name, stable.address, recorders, wanted.mirror_key, SAMPLES
+        ):
             for request in requests:
-                answer = await ask(session, stable, name, request, wanted.mirror_key)
+                answer = await ask(session, stable.address, name, request, wanted.mirror_key)
                 if answer.outputs is None:
                     continue
                 found.append(request)

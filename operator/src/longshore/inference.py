@@ -8,6 +8,7 @@ import aiohttp
 
 from longshore.outbound import read_limited
 from longshore.plan.preflight import Answered, Source
+from longshore.plan.state import AskedPod
 from longshore.resources.names import HTTP_PORT
 from longshore.scrape import MIRROR_KEY_HEADER
 
@@ -25,7 +26,7 @@ async def metadata_of(session: aiohttp.ClientSession, address: str, name: str) -
         aiohttp.ClientError, TimeoutError, OSError: no answer, or another status than 200.
         ValueError: the answer is no description.
     """
-    async with session.get(f"{_base(address)}/v2/models/{name}") as response:
+    async with session.get(f"{_base(address, HTTP_PORT)}/v2/models/{name}") as response:
         response.raise_for_status()
         metadata = await response.json(content_type=None)
         if not isinstance(metadata, dict):
@@ -34,19 +35,18 @@ async def metadata_of(session: aiohttp.ClientSession, address: str, name: str) -
 
 
 async def recorded(
-    session: aiohttp.ClientSession, address: str, key: str
+    session: aiohttp.ClientSession, pod: AskedPod, key: str
 ) -> tuple[Source, list[bytes]] | None:
     """Ask a pod for the requests that it has recorded; None where it has none, or does not know of it.
 
     Args:
         session: bounded in time.
-        address: of the pod (IP).
+        pod: to ask.
         key: what the pods know the operator by.
     """
+    url = f"{_base(pod.address, pod.samples_port)}{SAMPLES_PATH}"
     try:
-        async with session.get(
-            f"{_base(address)}{SAMPLES_PATH}", headers={MIRROR_KEY_HEADER: key}, allow_redirects=False
-        ) as response:
+        async with session.get(url, headers={MIRROR_KEY_HEADER: key}, allow_redirects=False) as response:
             source = response.headers.get(_SOURCE_HEADER, "")
             if response.status != 200 or source not in list(Source):
                 return None
@@ -71,7 +71,7 @@ async def ask(session: aiohttp.ClientSession, address: str, name: str, request: 
     began = time.perf_counter()
     try:
         async with session.post(
-            f"{_base(address)}/v2/models/{name}/infer", data=request, headers=headers
+            f"{_base(address, HTTP_PORT)}/v2/models/{name}/infer", data=request, headers=headers
         ) as response:
             body = await read_limited(response, _LARGEST)
             taken = time.perf_counter() - began
@@ -87,5 +87,5 @@ async def ask(session: aiohttp.ClientSession, address: str, name: str, request: 
         return Answered(time.perf_counter() - began, error=str(error) or type(error).__name__)
 
 
-def _base(address: str) -> str:
-    return f"http://[{address}]:{HTTP_PORT}" if ":" in address else f"http://{address}:{HTTP_PORT}"
+def _base(address: str, port: int) -> str:
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"

@@ -16,8 +16,9 @@ from longshore.index import Key
 from longshore.inference import ask
 from longshore.plan.choice import Measured, Speed
 from longshore.plan.preflight import Answered
-from longshore.plan.state import Measurement
+from longshore.plan.state import AskedPod, Measurement
 from longshore.resources.names import Owner
+from longshore.runtimes.registry import samples_port
 from longshore.samples import LARGEST, sources
 from longshore.senses import Senses
 
@@ -145,8 +146,8 @@ async def _samples(
     """Give the requests that a runtime answers, and which runtime fails on what another answers."""
     samples: list[bytes] = []
     failures: dict[RuntimeName, str] = {}
-    pods = tuple(wanted.addresses.values())
-    async for _, requests in sources(session, name, pods[0], pods, wanted.mirror_key, SAMPLES):
+    pods = [AskedPod(address, samples_port(runtime)) for runtime, address in wanted.addresses.items()]
+    async for _, requests in sources(session, name, pods[0].address, pods, wanted.mirror_key, SAMPLES):
         for request in requests:
             answers = {
                 runtime: await ask(session, address, name, request, wanted.mirror_key)

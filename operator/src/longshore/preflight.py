@@ -9,6 +9,7 @@ from longshore.inference import ask
 from longshore.plan.analysis.verdict import Verdict
 from longshore.plan.preflight import Answered, Source, compare
 from longshore.plan.rollout.model import PreflightView
+from longshore.plan.state import AskedPod
 from longshore.samples import sources
 
 TIMEOUT = 30.0
@@ -20,8 +21,8 @@ DEADLINE = 300.0
 async def preflight(
     name: str,
     revision: str,
-    stable: str,
-    canary: str,
+    stable: AskedPod,
+    canary: AskedPod,
     settings: Preflight,
     objective: float | None,
     key: str,
@@ -34,8 +35,8 @@ async def preflight(
     Args:
         name: the model's name in the protocol.
         revision: the new revision.
-        stable: address (IP) of a pod of the stable revision.
-        canary: address (IP) of a pod of the new revision.
+        stable: a pod of the stable revision.
+        canary: a pod of the new revision.
         settings: `spec.rollout.preflight`.
         objective: latency objective in seconds, None without one.
         key: what the pods know the operator by.
@@ -53,16 +54,18 @@ async def preflight(
 
 
 async def _asked(
-    session: aiohttp.ClientSession, name: str, stable: str, canary: str, samples: int, key: str
+    session: aiohttp.ClientSession, name: str, stable: AskedPod, canary: AskedPod, samples: int, key: str
 ) -> tuple[Source, list[tuple[Answered, Answered]]]:
     """Ask from the first source that the stable revision can answer anything of."""
     pairs: list[tuple[Answered, Answered]] = []
-    async for source, requests in sources(session, name, stable, (canary, stable), key, samples):
+    async for source, requests in sources(session, name, stable.address, (canary, stable), key, samples):
         pairs = []
         usable = 0
         for request in requests:
-            old = await ask(session, stable, name, request, key)
-            new = await ask(session, canary, name, request, key) if old.outputs is not None else old
+            old = await ask(session, stable.address, name, request, key)
+            new = old
+            if old.outputs is not None:
+                new = await ask(session, canary.address, name, request, key)
             pairs.append((old, new))
             usable += old.outputs is not None
             if usable >= samples:

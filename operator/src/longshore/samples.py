@@ -6,6 +6,7 @@ import aiohttp
 
 from longshore.inference import metadata_of, recorded
 from longshore.plan.preflight import Source, requests_for
+from longshore.plan.state import AskedPod
 
 LARGEST = 4 * 2**20
 """Bytes of made requests that are kept to be sent again and again, for one model."""
@@ -15,7 +16,7 @@ async def sources(
     session: aiohttp.ClientSession,
     name: str,
     described_by: str,
-    recorders: Sequence[str],
+    recorders: Sequence[AskedPod],
     key: str,
     count: int,
 ) -> AsyncIterator[tuple[Source, Iterator[bytes]]]:
@@ -25,15 +26,15 @@ async def sources(
         session: bounded in time.
         name: the model's name in the protocol.
         described_by: address of a pod that such as are made shall fit.
-        recorders: addresses of pods in the order in which what they recorded counts.
+        recorders: pods in the order in which what they recorded counts.
         key: what the pods know the operator by.
         count: requests that are needed; of made ones there are twice as many, as some fit no model.
 
     Raises:
         aiohttp.ClientError, TimeoutError, OSError, ValueError: the model is not described.
     """
-    for address in recorders:
-        found = await recorded(session, address, key)
+    for pod in recorders:
+        found = await recorded(session, pod, key)
         if found is not None:
             yield found[0], iter(found[1][:count])
     metadata = await metadata_of(session, described_by, name)

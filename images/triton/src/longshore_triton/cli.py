@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from longshore_triton import backends, flags, processes, wanted
+from longshore_triton import backends, flags, processes, samples, wanted
 from longshore_triton.errors import StartError
 from longshore_triton.log import Log
 from longshore_triton.repository import plan_repository
@@ -56,6 +56,7 @@ def _serve(options: argparse.Namespace, log: Log) -> int:
         **{name: value for name, value in os.environ.items() if name != wanted.VARIABLE},
         "ORT_DISABLE_TELEMETRY": "1",
     }
+    samples.serve(options.model, asked, log)
     return Supervisor(command, environment, asked, log).run()
 
 

@@ -15,13 +15,16 @@ VARIABLE = "LONGSHORE_TRITON"
 class Wanted:
     """How a model shall be served; times in microseconds or seconds as named, memory in bytes.
 
-    `objective_us` bounds the batch, `slow_us` only decides which requests count as slow.
+    `objective_us` bounds the batch, `slow_us` only decides which requests count as slow. Whoever knows
+    `samples_key` is given recorded requests at `samples_port`; nobody is, without one.
     """
 
     name: str
     http_port: int = 8080
     grpc_port: int = 8081
     metrics_port: int = 8002
+    samples_port: int = 8003
+    samples_key: str = field(default="", repr=False)
     cpu_millicores: int = 1000
     memory_bytes: int = 2 << 30
     gpus: int = 0

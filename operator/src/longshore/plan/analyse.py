@@ -29,6 +29,7 @@ from longshore.plan.analysis.predictions import (
 from longshore.plan.analysis.questions import Answers, Questions, questions_of
 from longshore.plan.analysis.settings import Settings, settings_of
 from longshore.plan.analysis.verdict import Verdict
+from longshore.plan.asking import ready_pods
 from longshore.plan.mirror import compares_answers
 from longshore.plan.rollout.model import Phase, RolloutState
 from longshore.plan.state import Analysed, Exercise, Observed
@@ -126,16 +127,11 @@ def exercise(
         return None
     return Exercise(
         load.requests_per_second,
-        _ready_addresses(observed, analysed.revision),
-        _ready_addresses(observed, state.stable),
+        ready_pods(observed, analysed.revision),
+        ready_pods(observed, state.stable),
         judgement.thin,
         mirror_key(observed.owner),
     )
-
-
-def _ready_addresses(observed: Observed, revision: str) -> tuple[str, ...]:
-    pods = sorted(observed.pods_of(revision), key=lambda pod: pod.name)
-    return tuple(pod.ip for pod in pods if pod.ready and not pod.deleting and pod.ip)
 
 
 def compares_predictions(spec: Spec, analysed: str | None) -> bool:

@@ -23,7 +23,7 @@ from longshore.resources.names import COMPONENT, MEASURE, mirror_key
 from longshore.resources.networkpolicy import measure_policy
 from longshore.resources.serviceaccount import service_account
 from longshore.runtimes.base import Runtime
-from longshore.runtimes.registry import metrics_ports, runtime_of
+from longshore.runtimes.registry import operator_ports, runtime_of
 
 PATIENCE = 120.0
 """Seconds for which a pod that has a problem may still get over it: a registry or a node comes back."""
@@ -161,7 +161,7 @@ def _wanted(
     fetches = image_volume(artifact.source, observed.settings) is None
     return (
         service_account(observed.owner),
-        measure_policy(observed.owner, metrics_ports(), fetches),
+        measure_policy(observed.owner, operator_ports(), fetches),
         *(_deployment(observed, spec, revision, artifact, name) for name in candidates),
     )
 

@@ -44,7 +44,7 @@ from longshore.resources.networkpolicy import serving_policy
 from longshore.resources.poddisruptionbudget import pod_disruption_budget
 from longshore.resources.route_rules import PREVIEW_HEADER
 from longshore.resources.serviceaccount import service_account
-from longshore.runtimes.registry import metrics_ports, runtime_of
+from longshore.runtimes.registry import operator_ports, runtime_of
 
 PERSIST = 5.0
 """Seconds between writes of a rollout's clocks and evidence; a crash loses at most this much of them."""
@@ -232,7 +232,7 @@ def _common(
         fetches = fetches or image_volume(artifact.source, observed.settings) is None
     return (
         service_account(observed.owner),
-        serving_policy(observed.owner, metrics_ports(), fetches, mirrors),
+        serving_policy(observed.owner, operator_ports(), fetches, mirrors),
         pod_disruption_budget(observed.owner),
     )
 

@@ -161,20 +161,33 @@ class Activation:
 
 
 @dataclass(frozen=True)
+class AskedPod:
+    """A ready pod that sample requests go to.
+
+    Attributes:
+        address: its IP.
+        samples_port: where it gives requests that were recorded, if it has any.
+    """
+
+    address: str
+    samples_port: int
+
+
+@dataclass(frozen=True)
 class Exercise:
     """Sample requests that may be sent to both revisions.
 
     Attributes:
         rate: requests a second to each.
-        canary: addresses of its ready pods.
-        stable: addresses of its ready pods.
+        canary: its ready pods.
+        stable: its ready pods.
         thin: traffic is too thin to decide, so that they are needed now.
         mirror_key: what the pods know the operator by.
     """
 
     rate: float
-    canary: tuple[str, ...]
-    stable: tuple[str, ...]
+    canary: tuple[AskedPod, ...]
+    stable: tuple[AskedPod, ...]
     thin: bool
     mirror_key: str
 

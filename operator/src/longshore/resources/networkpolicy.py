@@ -20,13 +20,13 @@ _DNS_PORTS = (53, 5353)
 
 
 def serving_policy(
-    owner: Owner, metrics: Iterable[int], fetches: bool, mirrors: bool = False
+    owner: Owner, asked: Iterable[int], fetches: bool, mirrors: bool = False
 ) -> dict[str, Any]:
-    """Build the policy of serving pods and warm copies: requests and scrapes may come in; nothing goes out.
+    """Build the policy of serving pods and warm copies: requests and questions may come in; nothing goes out.
 
     Args:
         owner: the ModelDeployment.
-        metrics: ports that pods tell their metrics on; two revisions may be of different runtimes.
+        asked: ports at which the operator asks pods; two revisions may be of different runtimes.
         fetches: an init container fetches the model, so the pods may reach out.
         mirrors: pods send copies of requests to each other, and ask DNS for the Service between them.
     """
@@ -49,13 +49,13 @@ def serving_policy(
         "spec": {
             **pods,
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"ports": _ports(metrics)}],
+            "ingress": [{"ports": _ports(asked)}],
             **({"egress": egress} if egress else {}),
         },
     }
 
 
-def measure_policy(owner: Owner, metrics: Iterable[int], fetches: bool) -> dict[str, Any]:
+def measure_policy(owner: Owner, asked: Iterable[int], fetches: bool) -> dict[str, Any]:
     """Build the policy of measuring pods: requests may come in; what fetches the model may reach out."""
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -64,7 +64,7 @@ def measure_policy(owner: Owner, metrics: Iterable[int], fetches: bool) -> dict[
         "spec": {
             "podSelector": {"matchLabels": {NAME: owner.name, COMPONENT: MEASURE}},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"ports": _ports(metrics)}],
+            "ingress": [{"ports": _ports(asked)}],
             **({"egress": [{}]} if fetches else {}),
         },
     }
@@ -84,5 +84,5 @@ def optimizer_policy(owner: Owner) -> dict[str, Any]:
     }
 
 
-def _ports(metrics: Iterable[int]) -> list[dict[str, Any]]:
-    return [{"port": port, "protocol": "TCP"} for port in dict.fromkeys((HTTP_PORT, GRPC_PORT, *metrics))]
+def _ports(asked: Iterable[int]) -> list[dict[str, Any]]:
+    return [{"port": port, "protocol": "TCP"} for port in dict.fromkeys((HTTP_PORT, GRPC_PORT, *asked))]

@@ -23,6 +23,7 @@ class ContainerInput:
     mirror_target: str = ""
     """`host:port` of the revision that is tried, for copies of requests."""
     mirror_key: str = ""
+    """What the pods know the operator, and each other's copies, by."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class Runtime(Protocol):
     loads: frozenset[Format]
     """Formats that it loads as they are."""
     metrics: MetricSource
+    samples_port: int
+    """Port at which its pods give recorded requests, where they have any: `GET /samples`, with
+    `ContainerInput.mirror_key` as the header `Longshore-Mirror-Key`."""
 
     def refuses(self, serving: Serving) -> str | None:
         """Say why this runtime cannot serve so, with the next step; None when it can."""

@@ -20,6 +20,7 @@ class OnnxRuntime:
 
     name = RuntimeName.ONNX_RUNTIME
     loads = frozenset({Format.ONNX})
+    samples_port = HTTP_PORT
     metrics = MetricSource(
         port=HTTP_PORT,
         path="/metrics",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from longshore import runtimes
 from longshore.api.serving import RuntimeName
+from longshore.resources.names import HTTP_PORT
 from longshore.runtimes.base import Runtime
 
 
@@ -38,6 +39,13 @@ def runtime_of(name: RuntimeName) -> Runtime | None:
     return _RUNTIMES.get(name)
 
 
-def metrics_ports() -> tuple[int, ...]:
-    """Give the ports that pods of any runtime tell their metrics on, ascending."""
-    return tuple(sorted({runtime.metrics.port for runtime in _RUNTIMES.values()}))
+def samples_port(name: str) -> int:
+    """Give the port at which pods of a runtime give recorded requests; the usual one for an unknown name."""
+    runtime = _RUNTIMES.get(RuntimeName(name)) if name in list(RuntimeName) else None
+    return runtime.samples_port if runtime is not None else HTTP_PORT
+
+
+def operator_ports() -> tuple[int, ...]:
+    """Give the ports at which the operator asks pods of any runtime for metrics and recorded requests."""
+    every = _RUNTIMES.values()
+    return tuple(sorted({port for one in every for port in (one.metrics.port, one.samples_port)}))

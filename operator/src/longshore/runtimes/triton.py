@@ -17,6 +17,7 @@ from longshore.resources.pod import environment
 from longshore.runtimes.base import ContainerInput, MetricSource, Series, http_probe
 
 METRICS_PORT = 8002
+SAMPLES_PORT = 8003
 DRAIN_SECONDS = 3
 """Requests go on being answered this long after SIGTERM: kube-proxy needs a second to forget an endpoint."""
 
@@ -46,6 +47,7 @@ class Triton:
 
     name = RuntimeName.TRITON
     loads = frozenset({Format.ONNX, Format.TRITON_REPOSITORY})
+    samples_port = SAMPLES_PORT
     metrics = MetricSource(
         port=METRICS_PORT,
         path="/metrics",
@@ -109,6 +111,7 @@ class Triton:
                 {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
                 {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
                 {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
+                {"name": "samples", "containerPort": SAMPLES_PORT, "protocol": "TCP"},
             ],
             "startupProbe": http_probe("/v2/health/ready", HTTP_PORT, period=1, failures=load),
             "readinessProbe": http_probe(
@@ -121,10 +124,9 @@ class Triton:
 
     def volumes(self, wanted: ContainerInput) -> list[dict[str, Any]]:
         """Give the shared memory, sized by instances and batch, at most half of the pod's memory."""
+        options = wanted.serving.triton or TritonOptions()
         least = 2 if wanted.serving.batching.queue else 1
-        copies = (wanted.serving.triton or TritonOptions()).instances or max(
-            least, wanted.cpu_millicores // 1000
-        )
+        copies = options.instances or max(least, wanted.cpu_millicores // 1000)
         batch = max(_SHARED_MEMORY_INSTANCE, wanted.serving.batching.max_size * _SHARED_MEMORY_ROW)
         size = min(_SHARED_MEMORY_FLOOR + copies * batch, _memory(wanted.serving) // 2)
         return [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{size >> 20}Mi"}}]
@@ -146,6 +148,8 @@ def _request(wanted: ContainerInput) -> dict[str, Any]:
         "http_port": HTTP_PORT,
         "grpc_port": GRPC_PORT,
         "metrics_port": METRICS_PORT,
+        "samples_port": SAMPLES_PORT,
+        "samples_key": wanted.mirror_key,
         "cpu_millicores": wanted.cpu_millicores,
         "memory_bytes": _memory(serving),
         "gpus": _devices(serving, _GPU) + _devices(serving, _MIG),
