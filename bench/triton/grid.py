@@ -22,6 +22,8 @@ from tests.server import models
 from tests.tritonhome import ROOT, triton_home
 
 CONNECTIONS = 32
+FEWER = (8, 1)
+"""Clients for which the grid was not searched."""
 OBJECTIVE_SECONDS = 0.1
 SECONDS = 2.0
 FINAL_TURNS = 3
@@ -69,6 +71,14 @@ def rows(directory: Path) -> tuple[Row, ...]:
             theirs.append(_run(directory / "grid", model, _with(generated, best), request))
         rate, other = median(f.rate for f in ours), median(f.rate for f in theirs)
         p99 = median(f.p99 for f in ours)
+        fewer = [
+            median(_run(directory / "grid", model, generated, request, n).rate for _ in range(FINAL_TURNS))
+            / median(
+                _run(directory / "grid", model, _with(generated, best), request, n).rate
+                for _ in range(FINAL_TURNS)
+            )
+            for n in FEWER
+        ]
         found += [
             Row(
                 f"generated batching against the best of a grid, {name} model",
@@ -78,7 +88,12 @@ def rows(directory: Path) -> tuple[Row, ...]:
                 TARGET_SHARE,
                 note=(
                     f"{rate:,.0f} rps; best of {len(searched)}: {other:,.0f} rps with preferred sizes "
-                    f"{list(best.sizes)}, delay {best.delay_us} us, {best.instances} instances"
+                    f"{list(best.sizes)}, delay {best.delay_us} us, {best.instances} instances, the best for "
+                    f"exactly {CONNECTIONS} clients: "
+                    + ", ".join(
+                        f"with {n} the generated one has {ratio:.2f} of its throughput"
+                        for n, ratio in zip(FEWER, fewer, strict=True)
+                    )
                 ),
             ),
             Row(
@@ -111,7 +126,13 @@ def _with(generated: modelconfig.ModelConfig, setting: Setting) -> modelconfig.M
     return config
 
 
-def _run(directory: Path, model: Path, config: modelconfig.ModelConfig, request: Path) -> Figure:
+def _run(
+    directory: Path,
+    model: Path,
+    config: modelconfig.ModelConfig,
+    request: Path,
+    connections: int = CONNECTIONS,
+) -> Figure:
     shutil.rmtree(directory, ignore_errors=True)
     home = directory / "mlp"
     home.mkdir(parents=True)
@@ -120,7 +141,7 @@ def _run(directory: Path, model: Path, config: modelconfig.ModelConfig, request:
     first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
     with bare_server(directory, prefix=("taskset", "-c", str(first))) as port:
         _until_ready(port)
-        load = ["taskset", "-c", str(last), str(LOAD), "http", str(port), str(CONNECTIONS)]
+        load = ["taskset", "-c", str(last), str(LOAD), "http", str(port), str(connections)]
         subprocess.run([*load, "0.5", "0", str(request)], check=True, capture_output=True)
         done = subprocess.run([*load, str(SECONDS), "0", str(request)], check=True, capture_output=True)
     answer = json.loads(done.stdout)

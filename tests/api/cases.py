@@ -21,6 +21,10 @@ RULES: dict[str, tuple[Spec, str]] = {
         {"model": {"uri": URI, "factory": "model.py:build"}},
         "set model.allowPickle",
     ),
+    "packaging-image-on-triton": (
+        spec(serving={"runtime": "Triton", "packaging": "Image"}),
+        "set runtime to OnnxRuntime, or packaging to Volume",
+    ),
     "custom-metric-without-function": (
         spec(optimize={"evaluation": {"uri": URI, "metric": "Custom"}}),
         "metric: Custom and evaluation.function belong together",

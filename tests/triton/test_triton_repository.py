@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from longshore_triton import modelconfig
-from longshore_triton.curve import Point
 from longshore_triton.errors import StartError
-from longshore_triton.probe import Facts
 from longshore_triton.repository import Repository, plan_repository
 from longshore_triton.wanted import Wanted
 from onnx import TensorProto, helper
@@ -253,31 +251,13 @@ def test_a_model_that_kills_its_measurer_is_left_to_triton(build: Build, tmp_pat
     assert model.config.max_batch_size == 4096
 
 
-class TestDelay:
-    """Where Triton's Python backend runs the model, a run's handover is worth a wait."""
-
-    @pytest.fixture
-    def delay(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-        root = models.mlp(tmp_path / "artifact")
-
-        def planned(run: float, in_python: bool = True, **wanted: object) -> int:
-            points = tuple(Point(rows, run * (0.9 + 0.1 * rows / 32)) for rows in (1, 8, 32))
-            monkeypatch.setattr(
-                "longshore_triton.repository.probe", lambda *_: Facts(True, 1, run, 1000, points)
-            )
-            asked = Wanted(name="digits", **wanted)  # type: ignore[arg-type]
-            ours = HAS if in_python else frozenset[str]()
-            (model,) = plan_repository(root, asked, HAS, ours).models
-            return model.config.dynamic_batching.max_queue_delay_microseconds
-
-        return planned
-
-    def test_short_runs_wait_for_others_and_long_ones_do_not(self, delay: Callable[..., int]) -> None:
-        assert delay(0.0001) == 500
-        assert delay(0.002) == 0
-        assert delay(0.0001, in_python=False) == 0
-
-    def test_the_spec_and_the_objective_bound_it(self, delay: Callable[..., int]) -> None:
-        assert delay(0.0001, max_delay_us=0) == 0
-        assert delay(0.0001, max_delay_us=2000) == 2000
-        assert delay(0.0001, objective_us=20_000) == 200
+@pytest.mark.parametrize(("asked", "delay"), [(None, 0), (0, 0), (2000, 2000)])
+def test_a_request_waits_for_others_only_where_the_spec_says_so(
+    tmp_path: Path, asked: int | None, delay: int
+) -> None:
+    """With few clients every request would wait the delay out, however short the run."""
+    root = models.mlp(tmp_path / "artifact")
+    (model,) = plan_repository(root, Wanted(name="digits", max_delay_us=asked), HAS, HAS).models
+    batching = model.config.dynamic_batching
+    assert batching.max_queue_delay_microseconds == delay
+    assert len(batching.preferred_batch_size) == 1

@@ -45,7 +45,10 @@ class Batching(Part):
     )
     max_delay: Duration | None = Field(
         default=None,
-        description="Longest that a request waits for others; absent: measured; 0s: only what is there.",
+        description=(
+            "Longest that a request waits for others. Absent: measured on OnnxRuntime, none on Triton; 0s: "
+            "only what is there."
+        ),
     )
     queue: int | None = Field(
         default=None,
