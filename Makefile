@@ -72,6 +72,15 @@ test-pythons: $(SYNCED) ## Run the tests of pure code on the other Pythons: make
 	    tests/api tests/operator tests/activator; \
 	done
 
+OPENVINO := .cache/openvino
+
+.PHONY: test-openvino
+test-openvino: $(SYNCED) ## Test the server on OpenVINO's execution provider, in an environment of its own
+	@UV_PROJECT_ENVIRONMENT=$(OPENVINO) $(UV) sync --quiet --frozen --no-dev --package longshore-server --all-extras
+	@$(UV) pip uninstall --quiet --python $(OPENVINO) onnxruntime
+	@$(UV) pip install --quiet --no-deps --require-hashes --python $(OPENVINO) -r images/server/variants/openvino.txt
+	LONGSHORE_TEST_SERVER_PYTHON=$(OPENVINO)/bin/python $(VENV)/bin/pytest -q tests/server/openvino
+
 .PHONY: test
 test: lint ## Run everything, from nothing: checks, fast tests, the cluster itself, then what runs on it
 	@$(CLUSTER_TOOL) host

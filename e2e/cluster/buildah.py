@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from e2e.cluster import mounts
@@ -54,9 +55,18 @@ class Buildah:
         except ClusterError:
             return ""
 
-    def build(self, dockerfile: Path, context: Path, name: str, *, log: Path) -> None:
+    def build(
+        self,
+        dockerfile: Path,
+        context: Path,
+        name: str,
+        *,
+        log: Path,
+        arguments: Sequence[tuple[str, str]] = (),
+    ) -> None:
         """Build a Dockerfile as `docker build` would, reusing layers; its output goes to `log`."""
         options: list[str | Path] = ["--isolation", "chroot", "--layers", "--network", "host", "--pull=never"]
+        options += [f"--build-arg={argument}={value}" for argument, value in arguments]
         if bundle := host_ca_bundle():
             options += ["--volume", f"{bundle}:{_CA_IN_BUILD}:ro"]
             options += [f"--build-arg={name}={_CA_IN_BUILD}" for name in ("PIP_CERT", "SSL_CERT_FILE")]

@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from longshore_server.providers import PACKAGES
 
 from e2e.cluster import image_inputs, images, layout, oci
 from e2e.cluster.errors import ClusterError
@@ -122,6 +123,29 @@ def test_the_entry_points_exist_in_the_packages() -> None:
         projects = [REPOSITORY / folder / "pyproject.toml" for folder in folders]
         texts = "".join(project.read_text() for project in projects if project.is_file())
         assert f"\n{entry[1]} = " in texts
+
+
+def test_variants_of_the_server_are_pinned_and_ask_for_a_provider_that_exists() -> None:
+    server = next(source for source in OURS if source.name == "server")
+    text = server.dockerfile.read_text()
+    requirements = {file.stem: file for file in (REPOSITORY / "images/server/variants").glob("*.txt")}
+    assert set(re.findall(r"^FROM \S+ AS packages-(\w+)$", text, re.MULTILINE)) == {"cpu", *requirements}
+    defaults = dict(
+        re.findall(r"^FROM runtime AS runtime-(\w+)\nENV LONGSHORE_SERVER_PROVIDER=(\S+)", text, re.MULTILINE)
+    )
+    assert defaults == {name: f"{name},cpu" for name in requirements}
+    for name, file in requirements.items():
+        found = re.findall(r"^([a-z0-9-]+)==\S+ \\\n    --hash=sha256:", file.read_text(), re.MULTILINE)
+        assert len(found) == file.read_text().count("==")
+        assert [one for one in found if not one.startswith("nvidia-")] == [PACKAGES[name]]
+
+
+def test_a_variant_is_another_build_of_the_same_file() -> None:
+    known = {source.name: source for source in sources()}
+    server, variant = known["server"], known["server-openvino"]
+    assert variant.dockerfile == server.dockerfile
+    assert inputs_hash(variant, BASE) != inputs_hash(server, BASE)
+    assert variant.arguments == (("VARIANT", "openvino"),)
 
 
 def test_optional_images_are_built_only_when_named() -> None:

@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Any
 
 READY_SECONDS = 60.0
+# The interpreter that has the server: another environment's where a variant of it is tested.
+PYTHON = os.environ.get("LONGSHORE_TEST_SERVER_PYTHON") or sys.executable
 
 
 def free_ports(count: int) -> list[int]:
@@ -44,7 +46,7 @@ class Server:
         self._wait = wait
         self._command = [
             *prefix,
-            sys.executable,
+            PYTHON,
             "-m",
             "longshore_server",
             *("--model", str(model), "--host", "127.0.0.1"),
@@ -146,7 +148,7 @@ def failed_start(model: Path, *flags: str, environment: Mapping[str, str] | None
     """Exit code and the last line on standard error of a server that must not start."""
     port = free_ports(1)[0]
     command = [
-        *(sys.executable, "-m", "longshore_server", "--model", str(model), "--host", "127.0.0.1"),
+        *(PYTHON, "-m", "longshore_server", "--model", str(model), "--host", "127.0.0.1"),
         *("--http-port", str(port), "--grpc-port", "0", *flags),
     ]
     done = subprocess.run(

@@ -11,6 +11,7 @@ import numpy as np
 from longshore_server.artifact import CascadeFile
 from longshore_server.dtypes import BF16, Array, Kind, bf16_to_float
 from longshore_server.errors import ExitCode, StartupError, backend_failed
+from longshore_server.guarded import GuardedSession
 from longshore_server.session import Session, Signature
 
 
@@ -18,7 +19,11 @@ class Cascade:
     """Two sessions that look like one."""
 
     def __init__(
-        self, small: Session, large: Session, file: CascadeFile, escalated: Callable[[int], None]
+        self,
+        small: Session | GuardedSession,
+        large: Session | GuardedSession,
+        file: CascadeFile,
+        escalated: Callable[[int], None],
     ) -> None:
         """`escalated` is told the rows sent to the large model.
 

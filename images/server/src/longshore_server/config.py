@@ -12,10 +12,11 @@ from pathlib import Path
 
 from longshore_server import __version__
 from longshore_server.errors import ExitCode, StartupError
+from longshore_server.providers import FULL_NAMES
 
 ENVIRONMENT_PREFIX = "LONGSHORE_SERVER_"
 SAGEMAKER_MODEL = "/opt/ml/model"
-PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
+PROVIDERS = tuple(FULL_NAMES)
 BATCHING = ("auto", "on", "off")
 _KEY = re.compile(r"[A-Za-z0-9_-]{0,256}")
 

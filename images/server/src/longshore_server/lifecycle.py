@@ -79,7 +79,8 @@ class Worker:
             worker,
             settings.latency_objective_ms / 1e3,
             f'model="{escape_label(settings.name)}",version="{escape_label(settings.version)}"',
-            f'candidate="{escape_label(artifact.chosen)}",runtime="{escape_label(runtime_version())}"',
+            f'candidate="{escape_label(artifact.chosen)}",runtime="{escape_label(runtime_version())}",'
+            f'provider="{",".join(settings.providers)}"',
         )
         self._keys = ApiKeys(settings.api_key_file) if settings.api_key_file else None
         self._certificates = (

@@ -1,7 +1,7 @@
 """From an artifact to an engine that has answered: load, warm up, prove batching, measure."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from longshore_server.artifact import Artifact
@@ -9,6 +9,7 @@ from longshore_server.batcher import Engine
 from longshore_server.cascade import Cascade
 from longshore_server.cost import CostModel
 from longshore_server.errors import ExitCode, StartupError
+from longshore_server.guarded import GuardedSession, open_session
 from longshore_server.session import Session, SessionOptions
 from longshore_server.warmup import Attempts, find_sample, may_have_batch_axis, measure, proves_batching
 
@@ -69,9 +70,23 @@ def load(
 
 
 def _engine(artifact: Artifact, options: SessionOptions, escalated: Callable[[int], None]) -> Engine:
-    session = Session(artifact.model, options)
+    session = open_session(artifact.model, options)
+    _tell_placement(session, options.providers)
     if session.left_out:
         _log.warning("outputs that are no tensors are not served: %s", ", ".join(session.left_out))
     if artifact.cascade is None:
         return session
-    return Cascade(session, Session(artifact.cascade.large, options), artifact.cascade, escalated)
+    return Cascade(session, open_session(artifact.cascade.large, options), artifact.cascade, escalated)
+
+
+def _tell_placement(session: Session | GuardedSession, providers: Sequence[str]) -> None:
+    if not session.operators:
+        return
+    _log.info("placed", extra={"fields": {"operators": session.operators}})
+    for provider in providers:
+        if provider not in session.operators and provider != "cpu":
+            _log.warning(
+                "no operator of the model runs on %s, which does not support them: --provider cpu serves it "
+                "as well",
+                provider,
+            )

@@ -1,7 +1,11 @@
 """The only module that knows ONNX Runtime: loads one model file and runs it on numpy arrays."""
 
+import contextlib
 import ctypes
+import io
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +20,12 @@ import onnxruntime as ort
 
 from longshore_server.dtypes import BF16, BY_ONNX_TYPE, BYTES, Array, Datatype
 from longshore_server.errors import ExitCode, RequestError, StartupError, backend_failed, bad_request
+from longshore_server.providers import FULL_NAMES, NVIDIA, PACKAGES, SHORT_NAMES
+from longshore_server.providers import options as provider_options
 
 ort.disable_telemetry_events()
 
-_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-}
-_PACKAGES = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
+_log = logging.getLogger(__name__)
 # What the runtime would log as an error it also raises.
 _LOG_FATAL_ONLY = 4
 
@@ -60,7 +60,11 @@ class SessionOptions:
 
 
 class Session:
-    """One loaded ONNX model. `run` may be called from any one thread at a time."""
+    """One loaded ONNX model. `run` may be called from any one thread at a time.
+
+    `operators` counts the operators of the model by the execution provider that runs them; empty where only
+    the CPU was asked for, and where the runtime (older than 1.24) does not tell.
+    """
 
     def __init__(self, file: Path, options: SessionOptions) -> None:
         """Load `file`.
@@ -80,7 +84,7 @@ class Session:
             if node.type not in BY_ONNX_TYPE
         )
         self.signature = Signature(inputs, outputs)
-        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        self.operators = _placement(self._session, options.providers)
         self._input_names = [spec.name for spec in inputs]
         self._output_names = [spec.name for spec in outputs]
         self._bits = any(spec.datatype is BF16 for spec in (*inputs, *outputs))
@@ -120,9 +124,9 @@ def check_providers(providers: Sequence[str]) -> None:
     """Raise `StartupError` when the installed runtime lacks one of `providers`."""
     available = ort.get_available_providers()
     for provider in providers:
-        if _PROVIDERS[provider] not in available:
-            has = ", ".join(name for name, full in _PROVIDERS.items() if full in available)
-            package = _PACKAGES.get(provider, "onnxruntime")
+        if FULL_NAMES[provider] not in available:
+            has = ", ".join(name for name, full in FULL_NAMES.items() if full in available)
+            package = PACKAGES.get(provider, "onnxruntime")
             raise StartupError(
                 ExitCode.PROVIDER_ABSENT,
                 f"execution provider {provider} was asked for, but this ONNX Runtime has only {has}: "
@@ -137,18 +141,25 @@ def runtime_version() -> str:
 
 def _load(file: Path, options: SessionOptions) -> Any:
     check_providers(options.providers)
-    wanted = [_PROVIDERS[provider] for provider in options.providers]
+    if not NVIDIA.isdisjoint(options.providers):
+        _load_cuda()
+    wanted = [FULL_NAMES[provider] for provider in options.providers]
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = _LOG_FATAL_ONLY
     # Threads that spin between requests take the event loop's share of a small CPU limit.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if set(options.providers) != {"cpu"}:
+        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    given = [provider_options(provider, options.threads) for provider in options.providers]
     try:
-        session = ort.InferenceSession(str(file), settings, providers=wanted)
+        # Without its own fallback, which would serve on the CPU what another provider has failed to load.
+        session = ort.InferenceSession(
+            str(file), settings, providers=wanted, provider_options=given, enable_fallback=False
+        )
     except Exception as error:  # noqa: BLE001 - the runtime's errors share no base class
         raise _load_failure(file, error) from None
-    session.disable_fallback()
     if absent := [provider for provider in wanted if provider not in session.get_providers()]:
         raise StartupError(
             ExitCode.PROVIDER_ABSENT,
@@ -156,6 +167,24 @@ def _load(file: Path, options: SessionOptions) -> Any:
             "run on a node that has them, or choose --provider cpu",
         )
     return session
+
+
+def _load_cuda() -> None:
+    """Load CUDA from NVIDIA's Python packages: the runtime itself looks in the system's folders only."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        ort.preload_dlls()
+    if text := " ".join(said.getvalue().split()):
+        _log.warning("CUDA's libraries are incomplete: %s", text[:600])
+
+
+def _placement(session: Any, providers: Sequence[str]) -> dict[str, int]:
+    if set(providers) == {"cpu"} or not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    found: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        found[SHORT_NAMES.get(part.ep_name, part.ep_name)] += len(part.get_nodes())
+    return dict(found)
 
 
 def _spec(node: Any) -> TensorSpec:

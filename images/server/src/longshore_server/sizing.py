@@ -104,13 +104,14 @@ def measure_in_child(artifact: Artifact, providers: tuple[str, ...], threads: in
 
 def _measure(artifact: Artifact, providers: tuple[str, ...], threads: int) -> tuple[float, float] | None:
     # The runtime is imported in the child alone: its threads would not survive a fork.
-    from longshore_server.session import Session, SessionOptions
+    from longshore_server.guarded import open_session
+    from longshore_server.session import SessionOptions
     from longshore_server.warmup import Sample, find_sample, measure
 
     found = []
     for count in (1, threads):
         try:
-            session = Session(artifact.files[-1], SessionOptions(providers, count))
+            session = open_session(artifact.files[-1], SessionOptions(providers, count))
             sample = find_sample(session.signature, session.run, 10 * _BUDGET)
             if not isinstance(sample, Sample):
                 return None
