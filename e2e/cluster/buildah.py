@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from e2e.cluster import mounts
@@ -62,11 +61,11 @@ class Buildah:
         name: str,
         *,
         log: Path,
-        arguments: Sequence[tuple[str, str]] = (),
+        target: str = "",
     ) -> None:
         """Build a Dockerfile as `docker build` would, reusing layers; its output goes to `log`."""
         options: list[str | Path] = ["--isolation", "chroot", "--layers", "--network", "host", "--pull=never"]
-        options += [f"--build-arg={argument}={value}" for argument, value in arguments]
+        options += [f"--target={target}"] if target else []
         if bundle := host_ca_bundle():
             options += ["--volume", f"{bundle}:{_CA_IN_BUILD}:ro"]
             options += [f"--build-arg={name}={_CA_IN_BUILD}" for name in ("PIP_CERT", "SSL_CERT_FILE")]

@@ -18,15 +18,15 @@ _IGNORED_ENDINGS = (".pyc", ".egg-info")
 class ImageSource:
     """One image of the project: its name in registries, its Dockerfile and the context that this copies from.
 
-    One that is `optional` (large, or needed by few) is built only when named. `arguments` are the
-    build's.
+    One that is `optional` (large, or needed by few) is built only when named. `target` is the
+    stage that is built, the last one where it is empty.
     """
 
     name: str
     dockerfile: Path
     context: Path
     optional: bool = False
-    arguments: tuple[tuple[str, str], ...] = ()
+    target: str = ""
 
     @property
     def reference(self) -> str:
@@ -42,9 +42,7 @@ def sources(repository: Path = REPOSITORY) -> tuple[ImageSource, ...]:
         *(ImageSource(name, images / name / "Dockerfile", repository) for name in names),
         # NVIDIA's own image cannot be had everywhere; this variant is made of packages.
         ImageSource("triton", images / "triton" / "Dockerfile.pytriton", repository, optional=True),
-        ImageSource(
-            "server-openvino", images / "server" / "Dockerfile", repository, True, (("VARIANT", "openvino"),)
-        ),
+        ImageSource("server-openvino", images / "server" / "Dockerfile", repository, True, "openvino"),
         ImageSource("traefik", _GATEWAY / "Dockerfile", _GATEWAY, optional=True),
     )
 
@@ -66,7 +64,7 @@ def inputs_hash(source: ImageSource, base: str) -> str:
     digest = hashlib.sha256()
     text = source.dockerfile.read_text()
     digest.update(f"{base}\0{text}\0".encode())
-    digest.update("".join(f"{name}={value}\0" for name, value in source.arguments).encode())
+    digest.update(source.target.encode())
     for path in copied_paths(text):
         for file in _files(source.context / path):
             content = hashlib.sha256(file.read_bytes()).hexdigest()

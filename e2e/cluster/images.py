@@ -73,7 +73,7 @@ def _ensure(source: ImageSource, base: str, buildah: Buildah, folder: Path, say:
     begun = time.monotonic()
     log = folder / f"build-{source.name}.log"
     say(f"building the image {source.reference} (log: {log})")
-    buildah.build(source.dockerfile, source.context, source.reference, log=log, arguments=source.arguments)
+    buildah.build(source.dockerfile, source.context, source.reference, log=log, target=source.target)
     target = folder / "layout"
     buildah.run("push", "--quiet", source.reference, f"oci:{target}:{source.reference}", seconds=600)
     image = layout.find(target, source.reference)

@@ -90,7 +90,7 @@ class KindCluster:
             say(f"building {source.reference}")
             pull = ["--pull"] if refresh else []
             build = ["docker", "build", *pull, f"--file={source.dockerfile}", f"--tag={source.reference}"]
-            build += [f"--build-arg={argument}={value}" for argument, value in source.arguments]
+            build += [f"--target={source.target}"] if source.target else []
             buildkit = os.environ | {"DOCKER_BUILDKIT": "1"}
             run([*build, str(source.context)], seconds=_BUILD_SECONDS, env=buildkit)
             run(["kind", "load", "docker-image", "--name", NAME, source.reference], seconds=600)

@@ -129,11 +129,15 @@ def test_variants_of_the_server_are_pinned_and_ask_for_a_provider_that_exists() 
     server = next(source for source in OURS if source.name == "server")
     text = server.dockerfile.read_text()
     requirements = {file.stem: file for file in (REPOSITORY / "images/server/variants").glob("*.txt")}
-    assert set(re.findall(r"^FROM \S+ AS packages-(\w+)$", text, re.MULTILINE)) == {"cpu", *requirements}
-    defaults = dict(
-        re.findall(r"^FROM runtime AS runtime-(\w+)\nENV LONGSHORE_SERVER_PROVIDER=(\S+)", text, re.MULTILINE)
+    variants = re.findall(
+        r"^FROM variant AS (\w+)\nENV LONGSHORE_SERVER_PROVIDER=(\S+)\n", text, re.MULTILINE
     )
-    assert defaults == {name: f"{name},cpu" for name in requirements}
+    assert sorted(variants) == [(name, f"{name},cpu") for name in sorted(requirements)]
+    for name, _ in variants:
+        assert f"sh /variants/replace.sh {name}\n" in text
+        assert f"COPY --from={name}-packages /opt/longshore /opt/longshore\n" in text
+    last = stage(text, -1)
+    assert stage(text, -4)[: stage(text, -4).index("USER")] in last  # what both set
     for name, file in requirements.items():
         found = re.findall(r"^([a-z0-9-]+)==\S+ \\\n    --hash=sha256:", file.read_text(), re.MULTILINE)
         assert len(found) == file.read_text().count("==")
@@ -145,7 +149,7 @@ def test_a_variant_is_another_build_of_the_same_file() -> None:
     server, variant = known["server"], known["server-openvino"]
     assert variant.dockerfile == server.dockerfile
     assert inputs_hash(variant, BASE) != inputs_hash(server, BASE)
-    assert variant.arguments == (("VARIANT", "openvino"),)
+    assert variant.target == "openvino"
 
 
 def test_optional_images_are_built_only_when_named() -> None:
