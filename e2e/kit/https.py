@@ -5,15 +5,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+
+from e2e.kit.certificate import self_signed
 
 LONGEST_HOLD = 120.0
 
@@ -51,7 +49,10 @@ class FileServer:
 @contextmanager
 def serve(address: str, directory: Path) -> Iterator[FileServer]:
     """Serve on an address of this machine that pods can reach."""
-    key_file, certificate_file, certificate = _certificate(address, directory)
+    key, certificate = self_signed(x509.IPAddress(ip_address(address)))
+    key_file, certificate_file = directory / "key.pem", directory / "certificate.pem"
+    key_file.write_bytes(key)
+    certificate_file.write_bytes(certificate)
     files: dict[str, bytes] = {}
     held: dict[str, threading.Event] = {}
 
@@ -85,30 +86,3 @@ def serve(address: str, directory: Path) -> Iterator[FileServer]:
         server.shutdown()
         server.server_close()
         thread.join(10)
-
-
-def _certificate(address: str, directory: Path) -> tuple[Path, Path, bytes]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "files")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    key_file, certificate_file = directory / "key.pem", directory / "certificate.pem"
-    key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    certificate_file.write_bytes(pem)
-    return key_file, certificate_file, pem

@@ -8,6 +8,7 @@ from e2e.cluster import layout
 from e2e.cluster.image_inputs import TAG
 from e2e.cluster.layout import LayoutImage
 from e2e.cluster.paths import cache_root
+from e2e.kit.registry import push_blob
 
 
 def push(registry: str, name: str) -> str:
@@ -24,7 +25,9 @@ def push(registry: str, name: str) -> str:
     with httpx.Client(base_url=f"http://{registry}/v2/{repository}", timeout=60) as client:
         if client.head(f"/manifests/{tag}", headers={"Accept": _type_of(image)}).status_code != 200:
             for digest in image.blobs[1:]:
-                _push_blob(client, image, digest)
+                if client.head(f"/blobs/{digest}").status_code != 200:
+                    with image.blob(digest).open("rb") as content:
+                        push_blob(client, digest, content)
             put = client.put(
                 f"/manifests/{tag}",
                 content=image.blob(image.digest).read_bytes(),
@@ -32,16 +35,6 @@ def push(registry: str, name: str) -> str:
             )
             put.raise_for_status()
     return f"{repository}:{tag}"
-
-
-def _push_blob(client: httpx.Client, image: LayoutImage, digest: str) -> None:
-    if client.head(f"/blobs/{digest}").status_code == 200:
-        return
-    begun = client.post("/blobs/uploads/")
-    begun.raise_for_status()
-    location = httpx.URL(begun.headers["location"]).copy_merge_params({"digest": digest})
-    with image.blob(digest).open("rb") as content:
-        client.put(location, content=content).raise_for_status()
 
 
 def _type_of(image: LayoutImage) -> str:

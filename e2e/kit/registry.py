@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
+from typing import IO
 
 import httpx
 
@@ -40,16 +41,21 @@ def push(registry: str, repository: str, tag: str, files: Mapping[str, bytes]) -
     ).encode()
     with httpx.Client(base_url=f"http://{registry}/v2/{repository}", timeout=30) as client:
         for blob in (layer, config):
-            begun = client.post("/blobs/uploads/")
-            begun.raise_for_status()
-            location = httpx.URL(begun.headers["location"]).copy_merge_params({"digest": _digest(blob)})
-            client.put(location, content=blob).raise_for_status()
+            push_blob(client, _digest(blob), blob)
         client.put(
             f"/manifests/{tag}",
             content=manifest,
             headers={"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
         ).raise_for_status()
     return _digest(manifest)
+
+
+def push_blob(client: httpx.Client, digest: str, content: bytes | IO[bytes]) -> None:
+    """Upload a blob to the repository whose address the client has as its base."""
+    begun = client.post("/blobs/uploads/")
+    begun.raise_for_status()
+    location = httpx.URL(begun.headers["location"]).copy_merge_params({"digest": digest})
+    client.put(location, content=content).raise_for_status()
 
 
 def _digest(data: bytes) -> str:

@@ -2,41 +2,14 @@
 
 import asyncio
 import ipaddress
-from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+
+from e2e.kit.certificate import self_signed
 
 _SAY = "/test.Echo/Say"
-
-
-def key_and_certificate() -> tuple[bytes, bytes]:
-    """Make a key and a certificate of 127.0.0.1 that vouches for itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pod")])
-    now = datetime.now(UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    form = serialization.PrivateFormat.PKCS8
-    return (
-        key.private_bytes(serialization.Encoding.PEM, form, plain),
-        certificate.public_bytes(serialization.Encoding.PEM),
-    )
 
 
 async def say(request: bytes, _context: grpc.aio.ServicerContext) -> bytes:
@@ -46,7 +19,7 @@ async def say(request: bytes, _context: grpc.aio.ServicerContext) -> bytes:
 
 @pytest.mark.parametrize("tls", [False, True])
 async def test_a_grpc_client_that_comes_at_zero_is_answered_by_the_pod(harness, tls):
-    key, certificate = key_and_certificate()
+    key, certificate = self_signed(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     pod = grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(say)
     pod.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Echo", {"Say": handler})])

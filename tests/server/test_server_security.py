@@ -1,6 +1,5 @@
 """Keys, certificates, limits."""
 
-import datetime
 import http.client
 import json
 import ssl
@@ -11,10 +10,9 @@ from typing import Any
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from e2e.kit.certificate import self_signed
 from tests.server import models
 from tests.server.harness import Server
 
@@ -23,30 +21,9 @@ ASK = {"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": [0
 
 def certificate(directory: Path, name: str) -> tuple[Path, Path]:
     """A self-signed certificate for localhost whose organization is `name`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name(
-        [
-            x509.NameAttribute(NameOID.COMMON_NAME, "localhost"),
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, name),
-        ]
-    )
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
-        .sign(key, hashes.SHA256())
-    )
+    private, made = self_signed(x509.DNSName("localhost"), name)
     files = directory / "tls.crt", directory / "tls.key"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    for file, content in zip(files, (made.public_bytes(serialization.Encoding.PEM), private), strict=True):
+    for file, content in zip(files, (made, private), strict=True):
         file.write_bytes(content)
     return files
 

@@ -1,8 +1,6 @@
 """`longshore push`: puts a model or its data into a registry, as an image that a kubelet can mount."""
 
 import asyncio
-import hashlib
-import json
 import shutil
 import tempfile
 from dataclasses import replace
@@ -59,7 +57,7 @@ async def push(
     from longshore_optimizer.fetch.registry import Registry, parse_reference
     from longshore_optimizer.fetch.settings import FetchSettings
     from longshore_optimizer.fetch.uri import parse
-    from longshore_optimizer.store.layer import Layer, pack
+    from longshore_optimizer.store.layer import as_json, pack, write
     from longshore_optimizer.store.registry import image_manifest
     from longshore_optimizer.store.serving_image import put_image
 
@@ -82,9 +80,7 @@ async def push(
             directory, login = _directory(path, scratch), Credentials(known)
             return await put_image(onto, directory, reference, reference.version, settings, login, scratch)
         layer = await asyncio.to_thread(lambda: pack(_directory(path, scratch), scratch / "layer.tar"))
-        content = _config(layer.digest)
-        (scratch / "config.json").write_bytes(content)
-        config = Layer(scratch / "config.json", f"sha256:{hashlib.sha256(content).hexdigest()}", len(content))
+        config = write(scratch / "config.json", as_json(_config(layer.digest)))
         async with Registry(reference, settings, Credentials(known)) as registry:
             await registry.push_blob(layer.path, layer.digest)
             await registry.push_blob(config.path, config.digest)
@@ -102,14 +98,13 @@ def _directory(path: Path, scratch: Path) -> Path:
     return directory
 
 
-def _config(diff_id: str) -> bytes:
+def _config(diff_id: str) -> dict[str, object]:
     """Config of the image; without `rootfs.diff_ids` a kubelet cannot unpack it.
 
     https://github.com/opencontainers/image-spec/blob/main/config.md
     """
-    config = {
+    return {
         "architecture": "amd64",
         "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
     }
-    return json.dumps(config, separators=(",", ":"), sort_keys=True).encode()
