@@ -111,6 +111,24 @@ async def test_layers_of_the_same_registry_are_mounted_not_sent(
     assert not [path for method, path in registry.requests if method == "GET" and layer in path]
 
 
+async def test_layers_that_may_not_be_mounted_are_copied(
+    registry: FakeRegistry, model: Path, tmp_path: Path
+) -> None:
+    add_server(registry, "dev")
+    (layer,) = (d for d, content in registry.blobs.items() if content.startswith(b"\x1f\x8b"))
+
+    def fault(handler: Any) -> bool:
+        if "mount=" in handler.path:
+            handler.answer(403)
+            return True
+        return _hide(handler, f"/v2/models/artifacts/blobs/{layer}")
+
+    registry.fault = fault
+    await put(f"{registry.host}/longshore/server:dev", registry, model, tmp_path)
+    put_there = [path for method, path in registry.requests if method == "PUT" and layer[7:] in path]
+    assert len(put_there) == 1
+
+
 def _hide(handler: Any, path: str) -> bool:
     if handler.command == "HEAD" and handler.path == path:
         handler.answer(404)
@@ -181,6 +199,12 @@ def test_a_job_reports_the_image_also_where_the_artifact_was_there(
     assert second.cached
     assert second.artifact == first.artifact
     manifest, _ = image_of(registry, str(second.image))
+    add_server(registry, "next", b"another")
+    done, third = job(tmp_path, {**packaged, "serverImage": f"{registry.host}/longshore/server:next"})
+    assert third.image != second.image
+    digests = [str(report.image).partition("@")[2] for report in (second, third)]
+    tagged = [content for tag, content in registry.manifests.items() if tag.startswith("image-")]
+    assert all(registry.manifests[digest] in tagged for digest in digests), "an image lost its tag"
     with tarfile.open(fileobj=io.BytesIO(registry.blobs[manifest["layers"][-1]["digest"]])) as tar:
         assert "mnt/model/model.onnx" in tar.getnames()
 

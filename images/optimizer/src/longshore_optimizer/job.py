@@ -223,7 +223,7 @@ def _put_image(
     tell(Progress(stage="Store", message=f"putting the model onto {request.server_image}"))
     target = parse_reference(parse(request.store))
     login = credentials.load(settings.credentials)
-    tag = image_tag_of(key)
+    tag = image_tag_of(key, request.server_image)
     return asyncio.run(put_image(request.server_image, directory, target, tag, settings, login, work))
 
 

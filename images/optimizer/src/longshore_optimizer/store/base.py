@@ -1,5 +1,6 @@
 """What every store offers."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -48,9 +49,13 @@ def trials_tag_of(key: str) -> str:
     return f"{TRIALS_PREFIX}{key[:40]}"
 
 
-def image_tag_of(key: str) -> str:
-    """Tag of the image that holds the server and the artifact of a key."""
-    return f"image-{key[:40]}"
+def image_tag_of(key: str, server_image: str) -> str:
+    """Tag of the image that holds a server and the artifact of a key.
+
+    Each server has its own: a registry may clean up an image that lost its tag while pods still run it.
+    """
+    server = hashlib.sha256(server_image.encode()).hexdigest()
+    return f"image-{key[:40]}-{server[:12]}"
 
 
 def tag_of(key: str) -> str:

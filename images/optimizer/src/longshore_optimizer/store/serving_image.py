@@ -125,7 +125,8 @@ async def _read_base(source: Registry, server: str, folder: Path) -> Base:
         raise Problem(
             Reason.NOT_FOUND,
             f"the server's image {server} does not exist at {source.reference.host} for "
-            f"{_architecture()}: push it there, or set serving.packaging to Volume",
+            f"{_architecture()}: push it there, or name another; for a ModelDeployment without such an image "
+            "set serving.packaging to Volume",
         )
     try:
         layers = tuple(descriptor(layer) for layer in manifest["layers"])
