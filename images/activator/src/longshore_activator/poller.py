@@ -1,9 +1,9 @@
 """Readiness of many short-lived sockets at one system call each.
 
-The loop's own `add_reader` costs six system calls for every descriptor that it sees for the first time
-(libuv's `uv_poll_init` tries the descriptor in its epoll and makes it non-blocking before it is watched),
-which for a connection that lives for one request is a third of all its work. So all connections share
-one epoll inside the loop's; a descriptor that is closed leaves it by itself.
+The loop's own `add_reader` costs several system calls for every descriptor that it sees for the first time
+(libuv's `uv_poll_init` tries the descriptor in its epoll and makes it non-blocking before it is watched).
+Connections that live for one request pay that for two descriptors each. So all of them share one epoll
+inside the loop's; a descriptor that is closed leaves it by itself.
 """
 
 import asyncio
