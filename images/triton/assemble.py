@@ -1,4 +1,4 @@
-"""Assembles Triton from PyPI: `python3 assemble.py DIRECTORY [--uv UV]`.
+"""Assembles Triton from PyPI: `python3 assemble.py DIRECTORY [--uv UV]`; needs a C compiler.
 
 DIRECTORY becomes a Python environment with `nvidia-pytriton` (the server and its Python backend) and ONNX
 Runtime as a backend on top of the Python one; DIRECTORY/tritonserver is laid out like /opt/tritonserver in
@@ -13,6 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 DONE = ".assembled"
+PRELOAD = HERE / "preload"
 
 
 def assemble(directory: Path, uv: str | None, code: bool) -> None:
@@ -48,10 +49,13 @@ def assemble(directory: Path, uv: str | None, code: bool) -> None:
 
 
 def fingerprint() -> str:
-    """Give what decides the result: the requirements and the backend, as text."""
-    return (HERE / "requirements.txt").read_text() + (
-        HERE / "backends" / "onnxruntime" / "model.py"
-    ).read_text()
+    """Give what decides the result as text: the requirements, the backend and what is compiled."""
+    files = (
+        HERE / "requirements.txt",
+        HERE / "backends" / "onnxruntime" / "model.py",
+        *sorted(PRELOAD.iterdir()),
+    )
+    return "".join(file.read_text() for file in files)
 
 
 def _lay_out(directory: Path, version: str) -> None:
@@ -68,6 +72,7 @@ def _lay_out(directory: Path, version: str) -> None:
     # A link would not do: Triton looks beside the real file.
     shutil.copy(python / "libtriton_python.so", onnx)
     shutil.rmtree(server / "python_backend_stubs")
+    _run(PRELOAD / "build.sh", server)
     (directory / "tritonserver").symlink_to(server.relative_to(directory))
 
 

@@ -1,5 +1,6 @@
 """What a pod with Triton goes through: start, death of its parts, a calm end. Real processes all along."""
 
+import http.client
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from onnx import TensorProto, helper
 
 from tests.server import models
 from tests.triton.harness import Triton
+
+REQUEST = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [1.0] * 16}]}
 
 
 @pytest.fixture
@@ -105,6 +108,49 @@ def test_it_answers_for_a_while_after_it_is_told_to_end(model: Path, tmp_path: P
             assert time.monotonic() < deadline
         assert server.status(f"/v2/models/{server.name}/ready") == 200
         assert server.process.wait(20) == 0
+
+
+def test_a_client_that_keeps_its_connection_busy_is_told_to_go_and_loses_nothing(
+    model: Path, tmp_path: Path
+) -> None:
+    body = json.dumps(REQUEST)
+    with Triton(model, tmp_path, drain_seconds=1) as server:
+        kept = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=10)
+
+        def ask() -> bool:
+            """Ask once, as the same connection's next request; gives whether the server closes it."""
+            kept.request("POST", f"/v2/models/{server.name}/infer", body)
+            answer = kept.getresponse()
+            assert answer.status == 200
+            assert len(json.loads(answer.read())["outputs"][0]["data"]) == 8
+            return answer.will_close
+
+        assert not any(ask() for _ in range(20))
+        server.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 5
+        while not ask():
+            assert time.monotonic() < deadline, "it is never told to close"
+        # Triton alone would answer on it for its whole exit timeout of 22 s, and then cut it.
+        assert server.process.wait(8) == 0
+
+
+def test_an_answer_of_many_parts_is_whole_while_it_drains(tmp_path: Path) -> None:
+    model = models.identity(tmp_path / "strings", TensorProto.STRING)
+    # Text that looks like the beginning of an answer, and more of it than the kernel takes at once.
+    words = ["HTTP/1.1 200 OK\r\n"] * 300_000
+    body = json.dumps(
+        {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1, len(words)], "data": words}]}
+    ).encode()
+    with Triton(model, tmp_path, drain_seconds=8) as server:
+        server.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 5
+        while "told to end" not in server.log():
+            assert time.monotonic() < deadline
+        asked = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=30)
+        asked.request("POST", f"/v2/models/{server.name}/infer", body)
+        answer = asked.getresponse()
+        assert answer.headers["Connection"] == "close"
+        assert json.loads(answer.read())["outputs"][0]["data"] == words
 
 
 def test_memory_that_a_killed_server_left_is_freed(model: Path, tmp_path: Path) -> None:

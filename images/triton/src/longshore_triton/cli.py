@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longshore_triton import backends, flags, processes, samples, wanted
+from longshore_triton.closing import Closing
 from longshore_triton.errors import StartError
 from longshore_triton.log import Log
 from longshore_triton.repository import plan_repository
@@ -57,7 +58,7 @@ def _serve(options: argparse.Namespace, log: Log) -> int:
         "ORT_DISABLE_TELEMETRY": "1",
     }
     samples.serve(options.model, asked, log)
-    return Supervisor(command, environment, asked, log).run()
+    return Supervisor(command, environment, asked, Closing(home, log), log).run()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 """Runs `tritonserver` and watches it: drains it on SIGTERM, ends it when a Python stub is gone.
 
 Triton goes on calling a model ready after the process that runs it has died, and answers its requests with
-errors for ever; and it waits its whole exit timeout for connections that are open but idle.
+errors for ever; and it waits its whole exit timeout for connections that are open but idle, or kept busy.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 
 from longshore_triton import processes
+from longshore_triton.closing import Closing
 from longshore_triton.errors import StartError
 from longshore_triton.log import Log
 from longshore_triton.wanted import Wanted
@@ -32,10 +33,16 @@ class Supervisor:
     """One run of the server, from start to end."""
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], wanted: Wanted, log: Log
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        wanted: Wanted,
+        closing: Closing,
+        log: Log,
     ) -> None:
         self._command = list(command)
-        self._environment = dict(environment)
+        self._environment = closing.environment(environment)
+        self._closing = closing
         self._wanted = wanted
         self._log = log
         self._told = threading.Event()
@@ -57,6 +64,7 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             env=self._environment,
             process_group=0,
+            pass_fds=self._closing.files,
             text=True,
             errors="replace",
         )
@@ -121,6 +129,7 @@ class Supervisor:
 
     def _drain(self, server: "subprocess.Popen[str]") -> None:
         """Answer a little longer, then let the server finish; cut idle connections, but no request."""
+        self._closing.set()
         self._log.say("info", f"told to end: answering for {self._wanted.drain_seconds} s more")
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(self._wanted.drain_seconds)

@@ -1,0 +1,6 @@
+#!/bin/sh
+# Compiles what is loaded into tritonserver before the C library: build.sh TRITON_HOME
+set -eu
+mkdir -p "$1/preload"
+cc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$1/preload/close_connections.so" \
+    "$(dirname "$0")/close_connections.c"
