@@ -1,6 +1,6 @@
 """What 200 ModelDeployments cost before anything is decided: kopf's own work on the same events.
 
-A process that hears exactly what the operator hears, and does nothing with it.
+A process that hears by kopf all that the operator hears in one way or another, and does nothing with it.
 """
 
 import asyncio

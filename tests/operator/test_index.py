@@ -137,24 +137,27 @@ def test_a_full_list_finds_what_no_event_told() -> None:
     index = Index()
     index.put(child(1, "a", "digits"))
     index.put(child(2, "b", "other", owner="other"))
-    changed = index.replace(
-        SERVICE, [child(2, "b", "other", owner="other"), child(5, "c", "third", owner="third")]
-    )
-    assert changed == {("team", "digits"), ("team", "third")}
+    there = [child(2, "b", "other", owner="other"), child(5, "c", "third", owner="third")]
+    assert index.replace(SERVICE, there, 6) == {("team", "digits"), ("team", "third")}
     assert index.children(KEY) == {}
-    assert (
-        index.replace(SERVICE, [child(2, "b", "other", owner="other"), child(5, "c", "third", owner="third")])
-        == set()
-    )
+    assert index.replace(SERVICE, there, 6) == set()
+
+
+def test_what_was_written_while_a_full_list_was_under_way_stays() -> None:
+    index = Index()
+    index.put(child(7))
+    assert index.replace(SERVICE, [], 6) == set()
+    assert index.put({**child(8), "spec": {"selector": {"a": "new"}}}) == KEY
+    assert index.children(KEY)["Service", "digits"]["spec"]["selector"] == {"a": "new"}
 
 
 def test_a_full_list_of_one_kind_leaves_others_alone() -> None:
     index = Index()
     index.put(child(1, "a", "digits-x", "Deployment"))
     index.put(child(2, "b"))
-    assert index.replace(SERVICE, []) == {KEY}
+    assert index.replace(SERVICE, [], 9) == {KEY}
     assert list(index.children(KEY)) == [("Deployment", "digits-x")]
-    assert index.replace(DEPLOYMENT, []) == {KEY}
+    assert index.replace(DEPLOYMENT, [], 9) == {KEY}
 
 
 def test_what_is_nobodys_is_not_kept_and_little_is_kept_of_the_rest() -> None:

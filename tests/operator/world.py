@@ -132,11 +132,11 @@ class World:
             if kind_of(obj) is not MODEL_DEPLOYMENT:
                 kinds.setdefault(kind_of(obj), []).append(copy.deepcopy(obj))
         for kind in (*CHILDREN, POD):
-            self.index.replace(kind, kinds.get(kind, []))
+            self.index.replace(kind, kinds.get(kind, []), self._version)
         roots: list[Mapping[str, Any]] = [
             copy.deepcopy(obj) for key, obj in self.objects.items() if key[0] == MODEL_DEPLOYMENT.kind
         ]
-        self.index.replace(MODEL_DEPLOYMENT, roots)
+        self.index.replace(MODEL_DEPLOYMENT, roots, self._version)
 
     def observed(self) -> Observed:
         """Give what a plan would rest on now."""

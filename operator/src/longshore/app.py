@@ -1,4 +1,4 @@
-"""The only file that knows kopf: it keeps the watches; everything else is Longshore's own.
+"""The only file that knows kopf: it watches ModelDeployments; everything else is Longshore's own.
 
 kopf's create, update and field handlers are edge-triggered and write annotations; only `on.event` is used.
 """
@@ -25,7 +25,7 @@ from longshore.gauges import Gauges
 from longshore.index import Index, Key
 from longshore.lease import Lease
 from longshore.listen import listen
-from longshore.lists import WATCHED, follow_late_kinds, list_all
+from longshore.lists import Listed, list_all
 from longshore.measure import Measurer
 from longshore.metrics import Metrics
 from longshore.notify import Notifier
@@ -37,6 +37,7 @@ from longshore.scrape import Scraper
 from longshore.senses import Senses
 from longshore.settings import Settings
 from longshore.signals import Inquirer
+from longshore.watch import Hear, Watches, places
 
 RESYNC = 600.0
 """Seconds between full lists: a watch that broke may have missed a deletion."""
@@ -102,7 +103,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
         )
         queue: Queue[Key] = Queue(reconciler, process.workers, _log_failure)
         examiner.wake = notifier.wake = inquirer.wake = measurer.wake = queue.add
-        await _first_list(cluster, index, settings)
+        listed = await _first_list(cluster, index, settings)
         _spare_the_collector()
         probes = serve_probes(process.host, process.port, metrics, queue.stuck_for, lambda: queue.depth)
         async with probes as port:
@@ -126,14 +127,18 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
                 identity = f"{socket.gethostname()}-{os.getpid()}"
                 await Lease(cluster, process.lease_namespace, process.lease_name, identity).lead(lead)
 
-            awaited = activators.awaited if activators is not None else lambda key: False
-            async with _watches(index, queue, settings, awaited) as watching:
+            hear = _hearing(index, queue, activators.awaited if activators is not None else lambda key: False)
+            connections = len(list(places(settings)))
+            async with (
+                await Cluster.connect(connections=connections) as streams,
+                _watch_models(hear, settings) as watching,
+            ):
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, stop.set)
                 listening = listen(index, senses, queue.add, scraper)
-                late = follow_late_kinds(cluster, index, settings, queue.add)
-                parts = [elect(), _resync(cluster, index, queue, settings), listening, late]
+                children = Watches(streams, index, settings, hear, queue.add).run(listed.versions)
+                parts = [elect(), _resync(cluster, index, queue, settings), listening, children]
                 if activators is not None:
                     activators.wake = queue.add
                     parts.append(activators.run(cluster))
@@ -179,25 +184,21 @@ async def _until(stop: asyncio.Event, watching: asyncio.Task[None], *parts: Awai
 
 
 @contextlib.asynccontextmanager
-async def _watches(
-    index: Index, queue: Queue[Key], settings: Settings, awaited: Callable[[Key], bool]
-) -> AsyncIterator[asyncio.Task[None]]:
-    """Keep the watches while the context lasts.
+async def _watch_models(hear: Hear, settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
+    """Watch ModelDeployments while the context lasts.
 
     kopf takes over the process's signals when it starts and cancels every task that is younger than itself
     when it ends: so signals are set after it is ready, and it ends after everything else.
     """
     stop, ready = asyncio.Event(), asyncio.Event()
-    task = asyncio.ensure_future(_watch(index, queue, settings, awaited, stop, ready))
+    task = asyncio.ensure_future(_watch(hear, settings, stop, ready))
     waiting = asyncio.ensure_future(ready.wait())
     try:
         await asyncio.wait({task, waiting}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
         if not ready.is_set():
-            raise ClusterError(
-                0, "Unreachable", "the watches did not start within 60 s; is the API server up?"
-            )
+            raise ClusterError(0, "Unreachable", "the watch did not start within 60 s; is the API server up?")
         yield task
     finally:
         waiting.cancel()
@@ -213,15 +214,8 @@ def _quiet(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
     _LOGGER.debug("while stopping: %s", context.get("message"))
 
 
-async def _watch(
-    index: Index,
-    queue: Queue[Key],
-    settings: Settings,
-    awaited: Callable[[Key], bool],
-    stop: asyncio.Event,
-    ready: asyncio.Event,
-) -> None:
-    """Keep the index current by kopf's watches."""
+async def _watch(hear: Hear, settings: Settings, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    """Hear of every ModelDeployment by kopf."""
     registry = kopf.OperatorRegistry()
     configuration = kopf.OperatorSettings()
     configuration.posting.enabled = False
@@ -236,12 +230,12 @@ async def _watch(
         return kopf.login_with_kubeconfig(**arguments)
 
     kopf.on.login(registry=registry)(login)
-    for kind in WATCHED:
-        if kind is not MODEL_DEPLOYMENT and kind.selector:
-            place = (kind.group, kind.version, kind.plural) if kind.group else ("", kind.version, kind.plural)
-            configuration.watching.label_selectors[place] = kind.selector
-        handler = _handler(kind, index, queue, awaited)
-        kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(handler)
+
+    async def handle(event: Mapping[str, Any], **_: Any) -> None:
+        hear(MODEL_DEPLOYMENT, event["type"] or "ADDED", event["object"])
+
+    kind = MODEL_DEPLOYMENT
+    kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(handle)
     # Without one, kopf asks for the name of the user, which a container's user need not have.
     identity: Any = "longshore"
     await kopf.operator(
@@ -291,14 +285,12 @@ class _NoDiffs(kopf.DiffBaseStorage):
         """Nothing is stored."""
 
 
-def _handler(
-    kind: Kind, index: Index, queue: Queue[Key], awaited: Callable[[Key], bool]
-) -> Callable[..., Awaitable[None]]:
-    async def handle(event: Mapping[str, Any], **_: Any) -> None:
-        obj = {**event["object"], "apiVersion": kind.api_version, "kind": kind.kind}
-        if kind.optional:
-            index.installed.add(kind.kind)
-        key = index.remove(obj) if event["type"] == "DELETED" else index.put(obj)
+def _hearing(index: Index, queue: Queue[Key], awaited: Callable[[Key], bool]) -> Hear:
+    """Make what takes in events: into the index, and into the queue when it is news."""
+
+    def hear(kind: Kind, event: str, given: Mapping[str, Any]) -> None:
+        obj = {**given, "apiVersion": kind.api_version, "kind": kind.kind}
+        key = index.remove(obj) if event == "DELETED" else index.put(obj)
         if key is None:
             return
         pressing = key in index.pressing
@@ -308,20 +300,20 @@ def _handler(
         else:
             queue.add_after(key, GATHER if pressing else GATHER_PROGRESS)
 
-    return handle
+    return hear
 
 
 async def _resync(cluster: Cluster, index: Index, queue: Queue[Key], settings: Settings) -> None:
     while True:
         await asyncio.sleep(RESYNC)
         try:
-            for key in await list_all(cluster, index, settings):
+            for key in (await list_all(cluster, index, settings)).changed:
                 queue.add(key)
         except ClusterError as error:
             _LOGGER.warning("the full list failed and is tried again later: %s", error)
 
 
-async def _first_list(cluster: Cluster, index: Index, settings: Settings) -> None:
+async def _first_list(cluster: Cluster, index: Index, settings: Settings) -> Listed:
     """Read everything there is; an API server that is only starting is waited for.
 
     Raises:
@@ -330,15 +322,13 @@ async def _first_list(cluster: Cluster, index: Index, settings: Settings) -> Non
     deadline = asyncio.get_running_loop().time() + START
     while True:
         try:
-            await list_all(cluster, index, settings)
+            return await list_all(cluster, index, settings)
         except ClusterError as error:
             passes = error.status in (0, 429) or error.status >= 500
             if not passes or asyncio.get_running_loop().time() > deadline:
                 raise
             _LOGGER.warning("the API server is not ready and is asked again: %s", error)
             await asyncio.sleep(1)
-        else:
-            return
 
 
 def _log_failure(key: Key, error: Exception) -> None:

@@ -1,6 +1,6 @@
 """The only file that knows the `kubernetes` client; everything else speaks plain dicts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import aiohttp
 import orjson
 from kubernetes.aio import client, config
+from kubernetes.aio.client.rest import RESTResponse
 
 from longshore.resources.kinds import Kind
 from longshore.resources.names import MANAGER
@@ -18,6 +19,15 @@ REQUEST_TIMEOUT = 30.0
 
 CONNECTIONS = 16
 """Requests under way at once: the API server's own fairness does the rest."""
+
+WATCH_SECONDS = 300
+"""After so long the API server ends a watch, which then begins anew: a balancer may have moved."""
+
+_SILENCE = 90.0
+"""Seconds without a word on a watch; the API server sends a bookmark about once a minute."""
+
+_LARGEST_EVENT = 16 << 20
+"""Bytes; etcd keeps no object above 1.5 MiB."""
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
@@ -57,15 +67,21 @@ class Cluster:
 
     @classmethod
     async def connect(
-        cls, kubeconfig: str | None = None, context: str | None = None, told: Told = _to_nobody
+        cls,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        told: Told = _to_nobody,
+        connections: int = CONNECTIONS,
     ) -> Self:
         """Connect as the pod's ServiceAccount, or as the kubeconfig says; `told` hears of every request.
+
+        `connections` are open at once at most; each watch holds one.
 
         Raises:
             ClusterError: neither is there or readable.
         """
         settings = client.Configuration()
-        settings.connection_pool_maxsize = CONNECTIONS
+        settings.connection_pool_maxsize = connections
         # Else aiohttp asks ~/.netrc and the proxy variables in a thread for every request; a proxy comes from
         # the kubeconfig.
         settings.client_session_kwargs = {"trust_env": False}
@@ -103,6 +119,37 @@ class Cluster:
         """List objects; the answer is the whole List, with its resourceVersion."""
         query = {"labelSelector": selector} if selector else {}
         return await self._request(kind, "GET", kind.path(namespace), query)
+
+    async def watch(
+        self, kind: Kind, namespace: str | None, selector: str, version: str
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Hear of what changes from a version on, bookmarks included, until the API server ends it.
+
+        Raises:
+            ClusterError: as for any request; status 410 where the version is too old to go on from.
+        """
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        } | ({"labelSelector": selector} if selector else {})
+        path = kind.path(namespace)
+        limits = aiohttp.ClientTimeout(total=None, connect=REQUEST_TIMEOUT, sock_read=_SILENCE)
+        try:
+            response = (await self._send("GET", path, query, limits=limits)).response
+            async with response:
+                if response.status >= 400:
+                    raise _error(response.status, "GET", path, await response.read())
+                rest = b""
+                async for chunk in response.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield _event(path, line)
+                    if len(rest) > _LARGEST_EVENT:
+                        raise ClusterError(0, "TooLarge", f"an event of {path} has more than 16 MiB")
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise _unreachable("GET", path, error) from error
 
     async def apply(
         self, kind: Kind, obj: Mapping[str, Any], subresource: str = "", force: bool = True
@@ -161,30 +208,56 @@ class Cluster:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         self._told(method, kind.plural)
         try:
-            response = await self._api.rest_client.request(
-                method, url, headers=headers, body=body, _request_timeout=REQUEST_TIMEOUT
-            )
+            response = await self._send(method, path, query, body, content_type)
             data = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise ClusterError(
-                0,
-                "Unreachable",
-                f"the API server did not answer {method} {path}: {error or type(error).__name__}",
-            ) from error
+            raise _unreachable(method, path, error) from error
         if response.status >= 400:
             raise _error(response.status, method, path, data)
         answer: dict[str, Any] = orjson.loads(data)
         return answer
 
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        limits: float | aiohttp.ClientTimeout = REQUEST_TIMEOUT,
+    ) -> RESTResponse:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        response: RESTResponse = await self._api.rest_client.request(
+            method, url, headers=headers, body=body, _request_timeout=limits
+        )
+        return response
+
 
 def in_cluster() -> bool:
     """Tell whether this process runs in a pod with a ServiceAccount."""
     return _SERVICE_ACCOUNT.exists()
+
+
+def _unreachable(method: str, path: str, error: Exception) -> ClusterError:
+    return ClusterError(
+        0, "Unreachable", f"the API server did not answer {method} {path}: {error or type(error).__name__}"
+    )
+
+
+def _event(path: str, line: bytes) -> tuple[str, dict[str, Any]]:
+    """Read a line of a watch. Raises ClusterError for one that tells of an error, or cannot be read."""
+    try:
+        event = orjson.loads(line)
+        kind, obj = event["type"], event["object"]
+    except (ValueError, KeyError, TypeError):
+        raise ClusterError(0, "Unreadable", f"the watch of {path} sent no event: {line[:200]!r}") from None
+    if kind == "ERROR":
+        raise ClusterError(obj.get("code", 0), obj.get("reason", ""), f"{path}: {obj.get('message', '')}")
+    return kind, obj
 
 
 def _error(status: int, method: str, path: str, data: bytes) -> ClusterError:

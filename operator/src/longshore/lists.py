@@ -1,8 +1,7 @@
-"""Full lists of what is watched: at the start, from time to time, and of kinds that came late."""
+"""Full lists of what is watched: at the start, from time to time, and where a watch cannot go on."""
 
-import asyncio
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from longshore.cluster import Cluster, ClusterError
@@ -12,38 +11,51 @@ from longshore.settings import Settings
 
 WATCHED: tuple[Kind, ...] = (MODEL_DEPLOYMENT, *CHILDREN, POD)
 
-LATE = 10.0
-"""Seconds between looks for kinds that are not there."""
-
-FOLLOW = 2.0
-"""Seconds between lists of a kind that is there and not watched."""
-
-_LOGGER = logging.getLogger(__name__)
+Place = tuple[Kind, str | None]
+"""A kind, and the namespace it is listed in; None for all of them."""
 
 
-async def list_all(cluster: Cluster, index: Index, settings: Settings) -> set[Key]:
-    """Read everything there is; gives the keys that changed.
+@dataclass(frozen=True)
+class Listed:
+    """What lists have told."""
+
+    changed: frozenset[Key]
+    versions: Mapping[Place, str]
+    """The version of each list, from which a watch goes on; none for a kind that the cluster lacks."""
+
+
+async def list_all(cluster: Cluster, index: Index, settings: Settings) -> Listed:
+    """Read everything there is.
 
     Raises:
         ClusterError: a kind that Longshore needs cannot be listed.
     """
     changed: set[Key] = set()
+    versions: dict[Place, str] = {}
     for kind in WATCHED:
-        changed |= await _list(cluster, index, kind, settings)
-    return changed
+        listed = await list_kind(cluster, index, kind, settings)
+        changed |= listed.changed
+        versions |= listed.versions
+    return Listed(frozenset(changed), versions)
 
 
-async def _list(cluster: Cluster, index: Index, kind: Kind, settings: Settings) -> set[Key]:
-    selector = "" if kind is MODEL_DEPLOYMENT else kind.selector
+async def list_kind(cluster: Cluster, index: Index, kind: Kind, settings: Settings) -> Listed:
+    """Read all objects of a kind.
+
+    Raises:
+        ClusterError: the kind cannot be listed, and is not one that a cluster may lack.
+    """
     objects: list[Mapping[str, Any]] = []
+    versions: dict[Place, str] = {}
     try:
         for namespace in settings.namespaces or (None,):
-            answer = await cluster.list(kind, namespace, selector)
+            answer = await cluster.list(kind, namespace, selector_of(kind))
             objects += [{**o, "apiVersion": kind.api_version, "kind": kind.kind} for o in answer["items"]]
+            versions[kind, namespace] = answer["metadata"]["resourceVersion"]
     except ClusterError as error:
         if kind.optional and error.status in (403, 404):
             index.installed.discard(kind.kind)
-            return set()
+            return Listed(frozenset(), {})
         if kind is MODEL_DEPLOYMENT and error.status == 404:
             raise ClusterError(
                 404,
@@ -53,35 +65,10 @@ async def _list(cluster: Cluster, index: Index, kind: Kind, settings: Settings) 
         raise
     if kind.optional:
         index.installed.add(kind.kind)
-    return index.replace(kind, objects)
+    changed = index.replace(kind, objects, min(int(version) for version in versions.values()))
+    return Listed(frozenset(changed), versions)
 
 
-async def follow_late_kinds(
-    cluster: Cluster, index: Index, settings: Settings, wake: Callable[[Key], None]
-) -> None:
-    """Read, again and again, the optional kinds that were not there when the watches began; never returns.
-
-    Whoever may watch custom resource definitions is told of such kinds, and watches begin by themselves. An
-    operator for some namespaces has no such right: a Gateway API that is installed after it would not be
-    seen until it is restarted.
-    """
-    missing = [kind for kind in WATCHED if kind.optional and kind.kind not in index.installed]
-    if not missing or not settings.namespaces:
-        await asyncio.Event().wait()
-    while True:
-        await asyncio.sleep(FOLLOW if any(kind.kind in index.installed for kind in missing) else LATE)
-        for kind in missing:
-            was_there = kind.kind in index.installed
-            try:
-                changed = await _list(cluster, index, kind, settings)
-            except ClusterError as error:
-                _LOGGER.warning("%s cannot be listed and is tried again: %s", kind.kind, error)
-                continue
-            if not was_there and kind.kind in index.installed:
-                _LOGGER.info(
-                    "%s was installed and is read every %g s: restart the operator to have it watched",
-                    kind.kind,
-                    FOLLOW,
-                )
-            for key in changed:
-                wake(key)
+def selector_of(kind: Kind) -> str:
+    """Give the label selector for the objects of a kind that matter here."""
+    return "" if kind is MODEL_DEPLOYMENT else kind.selector
