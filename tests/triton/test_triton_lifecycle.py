@@ -1,20 +1,70 @@
 """What a pod with Triton goes through: start, death of its parts, a calm end. Real processes all along."""
 
+import contextlib
 import http.client
 import json
 import os
 import signal
 import socket
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tritonclient.grpc
 from onnx import TensorProto, helper
 
 from tests.server import models
 from tests.triton.harness import Triton
 
 REQUEST = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [1.0] * 16}]}
+
+
+class Service:
+    """A port whose new connections go to `port`, as those of a Kubernetes Service do; open ones stay."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._sockets = [self._listener]
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> "Service":
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        for one in self._sockets:
+            one.close()
+
+    def _start(self, work: Callable[..., None], *arguments: socket.socket) -> None:
+        self._threads.append(threading.Thread(target=work, args=arguments, daemon=True))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.port))
+                self._sockets += [client, server]
+                self._start(self._pump, client, server)
+                self._start(self._pump, server, client)
+
+    @staticmethod
+    def _pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
 
 
 @pytest.fixture
@@ -134,14 +184,55 @@ def test_a_client_that_keeps_its_connection_busy_is_told_to_go_and_loses_nothing
         assert server.process.wait(8) == 0
 
 
+def test_clients_of_grpc_move_to_another_server_and_lose_nothing(model: Path, tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    with (
+        Triton(model, tmp_path / "old", drain_seconds=1, grpc_age_seconds=2) as old,
+        Triton(model, tmp_path / "new") as new,
+        Service(old.grpc_port) as service,
+    ):
+        answers: list[str] = []
+        stop = threading.Event()
+
+        def ask() -> None:
+            """Ask on one channel, as a client that knows only the Service's address."""
+            row = tritonclient.grpc.InferInput("x", [1, 16], "FP32")
+            row.set_data_from_numpy(np.ones((1, 16), np.float32))
+            with tritonclient.grpc.InferenceServerClient(service.address) as client:
+                while not stop.is_set():
+                    try:
+                        client.infer(old.name, [row], client_timeout=10)
+                        answers.append("")
+                    except tritonclient.grpc.InferenceServerException as error:
+                        answers.append(str(error))
+
+        clients = [threading.Thread(target=ask) for _ in range(4)]
+        for client in clients:
+            client.start()
+        deadline = time.monotonic() + 20
+        while len(answers) < 100:
+            assert time.monotonic() < deadline
+        service.port = new.grpc_port
+        old.process.send_signal(signal.SIGTERM)
+        assert old.process.wait(20) == 0
+        after = len(answers)
+        while len(answers) < after + 100:
+            assert time.monotonic() < deadline
+        stop.set()
+        for client in clients:
+            client.join(20)
+    assert [answer for answer in answers if answer] == []
+
+
 def test_an_answer_of_many_parts_is_whole_while_it_drains(tmp_path: Path) -> None:
     model = models.identity(tmp_path / "strings", TensorProto.STRING)
     # Text that looks like the beginning of an answer, and more of it than the kernel takes at once.
-    words = ["HTTP/1.1 200 OK\r\n"] * 300_000
+    words = ["HTTP/1.1 200 OK\r\n"] * 100_000
     body = json.dumps(
         {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1, len(words)], "data": words}]}
     ).encode()
-    with Triton(model, tmp_path, drain_seconds=8) as server:
+    with Triton(model, tmp_path, drain_seconds=3) as server:
         server.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 5
         while "told to end" not in server.log():

@@ -43,6 +43,7 @@ def command(
         "http-thread-count": str(min(16, 2 * wanted.cores + 2)),
         "http-restricted-api": f"{_CLOSED_APIS}:longshore={secret}",
         "grpc-restricted-protocol": f"{_CLOSED_APIS}:longshore={secret}",
+        "grpc-max-connection-age": str(1000 * wanted.grpc_age_seconds),
         "exit-timeout-secs": str(wanted.exit_seconds),
         "log-format": "ISO8601",
         "allow-gpu-metrics": "true" if wanted.gpus else "false",

@@ -1,8 +1,10 @@
-"""What /proc tells of Triton's processes: its Python stubs, their CPU time, and the shared memory in use.
+"""What /proc tells of Triton's processes: its Python stubs, their CPU time, the shared memory in use, and how
+many are connected.
 
 Source: proc(5) of the Linux manual pages.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,9 @@ _STUB = "triton_python_b"
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where POSIX shared memory lies)
 _REGIONS = "triton_*_shm_region_*"
+
+_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_ESTABLISHED = "01"
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,17 @@ def stubs(server: int) -> tuple[Process, ...]:
 def cpu_ticks(server: int) -> int:
     """Add up the CPU time of the server and its stubs."""
     return sum(p.ticks for p in _processes() if server in (p.pid, p.parent))
+
+
+def connections(port: int) -> int:
+    """Count the connections to a port of this network namespace."""
+    ending = f":{port:04X}"
+    count = 0
+    for table in _TABLES:
+        with contextlib.suppress(OSError), table.open() as lines:
+            rows = (line.split() for line in lines)
+            count += sum(row[1].endswith(ending) and row[3] == _ESTABLISHED for row in rows)
+    return count
 
 
 def remove_left_regions() -> int:

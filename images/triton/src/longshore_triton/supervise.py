@@ -27,6 +27,8 @@ _QUIET_SECONDS = 3.0
 _QUIET_TICKS = 1
 """No more CPU time than this (in clock ticks, usually 10 ms each) in `_QUIET_SECONDS` is no inference."""
 _KILL_AFTER = 3.0
+_GRPC_AGES = 1.2
+"""A connection that was made just before has been told to go after so many ages."""
 
 
 class Supervisor:
@@ -134,6 +136,8 @@ class Supervisor:
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(self._wanted.drain_seconds)
             return
+        if self._wanted.drain_seconds:
+            self._await_grpc(server)
         server.send_signal(signal.SIGTERM)
         end = time.monotonic() + self._wanted.exit_seconds + _KILL_AFTER
         # A GPU or a model's own Python may be at work without using the CPU.
@@ -149,6 +153,17 @@ class Supervisor:
                 since, ticks = time.monotonic(), used
             elif time.monotonic() - since > quiet:
                 self._log.say("info", "nothing is being computed: cutting idle connections")
+                return
+
+    def _await_grpc(self, server: "subprocess.Popen[str]") -> None:
+        """Wait until gRPC's clients have gone elsewhere: told to end, Triton unloads the model under them."""
+        end = time.monotonic() + _GRPC_AGES * self._wanted.grpc_age_seconds
+        while clients := processes.connections(self._wanted.grpc_port):
+            if time.monotonic() > end:
+                self._log.say("warning", f"{clients} gRPC connections are still open, and are cut")
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(_LOOK_EVERY)
                 return
 
     def _died(self, code: int) -> StartError:

@@ -16,7 +16,9 @@ class Wanted:
     """How a model shall be served; times in microseconds or seconds as named, memory in bytes.
 
     `objective_us` bounds the batch, `slow_us` only decides which requests count as slow. Whoever knows
-    `samples_key` is given recorded requests at `samples_port`; nobody is, without one.
+    `samples_key` is given recorded requests at `samples_port`; nobody is, without one. After
+    `grpc_age_seconds`, within a tenth of it, gRPC's clients are told to connect anew: else they keep to one
+    pod for ever, and to one that ends until its model is gone (GRPC_ARG_MAX_CONNECTION_AGE_MS of gRPC).
     """
 
     name: str
@@ -43,6 +45,7 @@ class Wanted:
     rate_resources: Mapping[str, int] = field(default_factory=dict)
     rate_priority: int = 0
     sequence: "WantedSequence | None" = None
+    grpc_age_seconds: int = 15
     drain_seconds: int = 3
     exit_seconds: int = 22
 

@@ -21,9 +21,9 @@ SAMPLES_PORT = 8003
 DRAIN_SECONDS = 3
 """Requests go on being answered this long after SIGTERM: kube-proxy needs a second to forget an endpoint."""
 
-GRACE_SECONDS = 30
-_EXIT_SECONDS = GRACE_SECONDS - DRAIN_SECONDS - 5
-"""Triton's own exit timeout ends before the kubelet's patience does."""
+_EXIT_SECONDS = 22
+GRACE_SECONDS = DRAIN_SECONDS + 18 + _EXIT_SECONDS + 5
+"""Drained, gRPC's clients have 18 s to connect elsewhere; then comes Triton's own exit timeout."""
 
 _LOAD_SECONDS = 900
 _ENGINE_SECONDS = 3600
