@@ -29,6 +29,7 @@ class Relay:
     def __init__(self, server: ApiServer) -> None:
         self._upstream = int(server.url.rpartition(":")[2])
         self._open: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None] | None] = set()
 
     async def __aenter__(self) -> "Relay":
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -37,13 +38,17 @@ class Relay:
 
     async def __aexit__(self, *_: object) -> None:
         self._listener.close()
+        everything = list(self._open)
         self.cut()
+        await asyncio.gather(*filter(None, self._serving))
+        await asyncio.gather(*(writer.wait_closed() for writer in everything), return_exceptions=True)
 
     def cut(self) -> None:
         for writer in self._open:
             writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving.add(asyncio.current_task())
         there, back = await asyncio.open_connection("127.0.0.1", self._upstream)
         self._open |= {writer, back}
         await asyncio.gather(self._pump(reader, back), self._pump(there, writer))

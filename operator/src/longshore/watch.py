@@ -22,7 +22,7 @@ LATE = 10.0
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
-"""Seconds before a watch that failed is begun again: doubled from the one to the other, and jittered."""
+"""Seconds before a watch that ended is begun again: doubled from the one to the other, and jittered."""
 
 GONE = 410
 """Status of a version that the API server keeps no more: only a list helps."""
@@ -79,8 +79,9 @@ class Watches:
                 if error.status == GONE or (kind.optional and error.status in (403, 404)):
                     version = None
                 _LOGGER.warning("the watch of %s is begun again in %.1f s: %s", kind.plural, pause, error)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
-                pause = min(2 * pause, LONGEST_PAUSE)
+            # Also where it ended as it should: what ends each at once must not be asked without a rest.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _list(self, kind: Kind, namespace: str | None) -> str | None:
         """Read the kind anew; gives the version to go on from, None where the cluster lacks the kind."""
