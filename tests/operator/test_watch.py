@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from longshore import watch
+from longshore import cluster, watch
 from longshore.cluster import Cluster, ClusterError
 from longshore.index import Index, Key
 from longshore.lists import list_all
@@ -74,6 +75,7 @@ class Heard:
         self.index = Index()
         self.events: list[tuple[str, str, str]] = []
         self.woken: list[Key] = []
+        self.begun: Counter[str] = Counter()
         self.news = asyncio.Event()
         self.between: Callable[[], Awaitable[None]] = _nothing
 
@@ -90,8 +92,12 @@ class Heard:
 
     async def until(self, event: str, kind: Kind, name: str) -> None:
         """Await an event."""
+        await self.awaits(lambda: (event, kind.kind, name) in self.events)
+
+    async def awaits(self, come: Callable[[], object]) -> None:
+        """Await a condition that news may bring."""
         async with asyncio.timeout(20):
-            while (event, kind.kind, name) not in self.events:
+            while not come():
                 self.news.clear()
                 await self.news.wait()
 
@@ -118,10 +124,13 @@ class Forgetful(Cluster):
     """An API server that forgot its history once; a real one does so after minutes at the earliest."""
 
     forgets: set[str]
+    heard: "Heard"
 
     async def watch(
         self, kind: Kind, namespace: str | None, selector: str, version: str
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        self.heard.begun[kind.plural] += 1
+        self.heard.news.set()
         if kind.plural in self.forgets:
             self.forgets.discard(kind.plural)
             raise ClusterError(410, "Expired", "too old resource version")
@@ -143,7 +152,7 @@ async def watching(
         await Cluster.connect(path) as lists,
         await Forgetful.connect(path, connections=len(list(places(settings)))) as streams,
     ):
-        streams.forgets = set(forgets)
+        streams.forgets, streams.heard = set(forgets), heard
         listed = await list_all(lists, heard.index, settings)
         await heard.between()
         watches = Watches(streams, heard.index, settings, heard.hear, heard.wake)
@@ -186,6 +195,20 @@ async def test_what_happens_while_the_connection_is_down_is_heard_after(kube: Ku
     assert heard.woken == [], "it went on from where it was, without a list"
 
 
+async def test_a_silent_watch_is_begun_anew_without_a_word_or_a_gap(
+    kube: Kube, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster, "_SILENCE", 1.0)
+    monkeypatch.setattr(watch, "LONGEST_PAUSE", 0.5)
+    heard = Heard(kube, kube.namespace("watch-silent"))
+    async with watching(heard):
+        await heard.awaits(lambda: heard.begun["services"] >= 3)
+        await heard.create(SERVICE, "one")
+        await heard.until("ADDED", SERVICE, "one")
+    assert heard.events == [("ADDED", "Service", "one")]
+    assert caplog.text == ""
+
+
 async def test_where_a_version_is_too_old_a_list_tells_what_was_missed(
     kube: Kube, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,10 +222,7 @@ async def test_where_a_version_is_too_old_a_list_tells_what_was_missed(
 
     heard.between = between
     async with watching(heard, forgets=["services"]):
-        async with asyncio.timeout(20):
-            while not heard.woken:
-                heard.news.clear()
-                await heard.news.wait()
+        await heard.awaits(lambda: heard.woken)
         services = {
             name for kind, name in heard.index.children((heard.namespace, "digits")) if kind == "Service"
         }

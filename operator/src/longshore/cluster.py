@@ -1,5 +1,6 @@
 """The only file that knows the `kubernetes` client; everything else speaks plain dicts."""
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,9 @@ WATCH_SECONDS = 300
 """After so long the API server ends a watch, which then begins anew: a balancer may have moved."""
 
 _SILENCE = 90.0
-"""Seconds without a word on a watch; the API server sends a bookmark about once a minute."""
+"""Seconds without a word after which a watch is begun anew: the connection may be dead. Where nothing happens
+the API server sends no bookmarks either.
+"""
 
 _LARGEST_EVENT = 16 << 20
 """Bytes; etcd keeps no object above 1.5 MiB."""
@@ -123,7 +126,8 @@ class Cluster:
     async def watch(
         self, kind: Kind, namespace: str | None, selector: str, version: str
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """Hear of what changes from a version on, bookmarks included, until the API server ends it.
+        """Hear of what changes from a version on, bookmarks included, until the API server ends it or is
+        silent.
 
         Raises:
             ClusterError: as for any request; status 410 where the version is too old to go on from.
@@ -142,12 +146,13 @@ class Cluster:
                 if response.status >= 400:
                     raise _error(response.status, "GET", path, await response.read())
                 rest = b""
-                async for chunk in response.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        yield _event(path, line)
-                    if len(rest) > _LARGEST_EVENT:
-                        raise ClusterError(0, "TooLarge", f"an event of {path} has more than 16 MiB")
+                with contextlib.suppress(aiohttp.SocketTimeoutError):
+                    async for chunk in response.content.iter_any():
+                        *lines, rest = (rest + chunk).split(b"\n")
+                        for line in lines:
+                            yield _event(path, line)
+                        if len(rest) > _LARGEST_EVENT:
+                            raise ClusterError(0, "TooLarge", f"an event of {path} has more than 16 MiB")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise _unreachable("GET", path, error) from error
 

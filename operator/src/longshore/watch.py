@@ -22,7 +22,9 @@ LATE = 10.0
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
-"""Seconds before a watch that ended is begun again: doubled from the one to the other, and jittered."""
+"""Seconds before a watch that ended early is begun again: doubled from the one to the other, and jittered.
+One that lasted for longer than the second is begun again at once.
+"""
 
 GONE = 410
 """Status of a version that the API server keeps no more: only a list helps."""
@@ -62,8 +64,10 @@ class Watches:
                 group.create_task(self._follow(kind, namespace, version), name=f"watch {kind.plural}")
 
     async def _follow(self, kind: Kind, namespace: str | None, version: str | None) -> None:
-        pause = FIRST_PAUSE
+        clock = asyncio.get_running_loop().time
+        pause = 0.0
         while True:
+            began, trouble, level = clock(), "", logging.WARNING
             try:
                 if version is None:
                     version = await self._list(kind, namespace)
@@ -72,16 +76,23 @@ class Watches:
                     continue
                 async for event, obj in self._cluster.watch(kind, namespace, selector_of(kind), version):
                     version = obj["metadata"]["resourceVersion"]
-                    pause = FIRST_PAUSE
                     if event != "BOOKMARK":
                         self._tell(kind, event, obj)
             except ClusterError as error:
-                if error.status == GONE or (kind.optional and error.status in (403, 404)):
+                if error.status == GONE:
+                    # On a quiet cluster that is nothing unusual: no bookmark told of a later version.
+                    version, level = None, logging.INFO
+                elif kind.optional and error.status in (403, 404):
                     version = None
-                _LOGGER.warning("the watch of %s is begun again in %.1f s: %s", kind.plural, pause, error)
+                trouble = str(error)
             # Also where it ended as it should: what ends each at once must not be asked without a rest.
+            lasted = clock() - began > LONGEST_PAUSE
+            pause = 0.0 if lasted else min(max(FIRST_PAUSE, 2 * pause), LONGEST_PAUSE)
+            if trouble:
+                _LOGGER.log(
+                    level, "the watch of %s is begun again in %.1f s: %s", kind.plural, pause, trouble
+                )
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
-            pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _list(self, kind: Kind, namespace: str | None) -> str | None:
         """Read the kind anew; gives the version to go on from, None where the cluster lacks the kind."""
