@@ -151,6 +151,13 @@ def test_what_was_written_while_a_full_list_was_under_way_stays() -> None:
     assert index.children(KEY)["Service", "digits"]["spec"]["selector"] == {"a": "new"}
 
 
+def test_a_full_list_of_one_namespace_leaves_others_alone() -> None:
+    index = Index()
+    index.put(child(1))
+    assert index.replace(SERVICE, [], 9, "elsewhere") == set()
+    assert index.replace(SERVICE, [], 9, KEY[0]) == {KEY}
+
+
 def test_a_full_list_of_one_kind_leaves_others_alone() -> None:
     index = Index()
     index.put(child(1, "a", "digits-x", "Deployment"))

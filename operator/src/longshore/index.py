@@ -94,8 +94,10 @@ class Index:
         """Forget a child that is known not to exist."""
         self._children.get(key, {}).pop((kind.kind, name), None)
 
-    def replace(self, kind: Kind, objects: list[Mapping[str, Any]], version: int) -> set[Key]:
-        """Take in a full list of a kind; gives the keys that changed.
+    def replace(
+        self, kind: Kind, objects: list[Mapping[str, Any]], version: int, namespace: str | None = None
+    ) -> set[Key]:
+        """Take in a full list of a kind, in a namespace or in all of them; gives the keys that changed.
 
         What is not in it is gone, unless it is newer than `version`, that of the list: the operator itself
         may have written while the list was under way.
@@ -108,7 +110,8 @@ class Index:
             if key is not None:
                 changed.add(key)
         for key, obj in list(self._of_kind(kind)):
-            if obj["metadata"]["uid"] not in seen and _version(obj) <= version:
+            here = namespace is None or key[0] == namespace
+            if here and obj["metadata"]["uid"] not in seen and _version(obj) <= version:
                 self.remove({**obj, "apiVersion": kind.api_version, "kind": kind.kind})
                 changed.add(key)
         return changed

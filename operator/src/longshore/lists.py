@@ -33,25 +33,21 @@ async def list_all(cluster: Cluster, index: Index, settings: Settings) -> Listed
     changed: set[Key] = set()
     versions: dict[Place, str] = {}
     for kind in WATCHED:
-        listed = await list_kind(cluster, index, kind, settings)
-        changed |= listed.changed
-        versions |= listed.versions
+        for namespace in settings.namespaces or (None,):
+            listed = await list_place(cluster, index, kind, namespace)
+            changed |= listed.changed
+            versions |= listed.versions
     return Listed(frozenset(changed), versions)
 
 
-async def list_kind(cluster: Cluster, index: Index, kind: Kind, settings: Settings) -> Listed:
-    """Read all objects of a kind.
+async def list_place(cluster: Cluster, index: Index, kind: Kind, namespace: str | None) -> Listed:
+    """Read all objects of a kind in a namespace, or in all of them.
 
     Raises:
         ClusterError: the kind cannot be listed, and is not one that a cluster may lack.
     """
-    objects: list[Mapping[str, Any]] = []
-    versions: dict[Place, str] = {}
     try:
-        for namespace in settings.namespaces or (None,):
-            answer = await cluster.list(kind, namespace, selector_of(kind))
-            objects += [{**o, "apiVersion": kind.api_version, "kind": kind.kind} for o in answer["items"]]
-            versions[kind, namespace] = answer["metadata"]["resourceVersion"]
+        answer = await cluster.list(kind, namespace, selector_of(kind))
     except ClusterError as error:
         if kind.optional and error.status in (403, 404):
             index.installed.discard(kind.kind)
@@ -65,8 +61,12 @@ async def list_kind(cluster: Cluster, index: Index, kind: Kind, settings: Settin
         raise
     if kind.optional:
         index.installed.add(kind.kind)
-    changed = index.replace(kind, objects, min(int(version) for version in versions.values()))
-    return Listed(frozenset(changed), versions)
+    objects: list[Mapping[str, Any]] = [
+        {**o, "apiVersion": kind.api_version, "kind": kind.kind} for o in answer["items"]
+    ]
+    version = answer["metadata"]["resourceVersion"]
+    changed = index.replace(kind, objects, int(version), namespace)
+    return Listed(frozenset(changed), {(kind, namespace): version})
 
 
 def selector_of(kind: Kind) -> str:

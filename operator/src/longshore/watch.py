@@ -13,12 +13,13 @@ from typing import Any
 
 from longshore.cluster import Cluster, ClusterError
 from longshore.index import Index, Key
-from longshore.lists import WATCHED, Place, list_kind, selector_of
+from longshore.lists import WATCHED, Place, list_place, selector_of
 from longshore.resources.kinds import MODEL_DEPLOYMENT, Kind
 from longshore.settings import Settings
 
 LATE = 10.0
-"""Seconds between looks for kinds that the cluster lacks."""
+LATEST = 60.0
+"""Seconds between looks for kinds that the cluster lacks, for each namespace that is watched, and at most."""
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
@@ -72,7 +73,7 @@ class Watches:
                 if version is None:
                     version = await self._list(kind, namespace)
                 if version is None:
-                    await asyncio.sleep(LATE)
+                    await asyncio.sleep(min(LATE * max(1, len(self._settings.namespaces)), LATEST))
                     continue
                 async for event, obj in self._cluster.watch(kind, namespace, selector_of(kind), version):
                     version = obj["metadata"]["resourceVersion"]
@@ -96,7 +97,7 @@ class Watches:
 
     async def _list(self, kind: Kind, namespace: str | None) -> str | None:
         """Read the kind anew; gives the version to go on from, None where the cluster lacks the kind."""
-        listed = await list_kind(self._cluster, self._index, kind, self._settings)
+        listed = await list_place(self._cluster, self._index, kind, namespace)
         for key in listed.changed:
             self._wake(key)
         return listed.versions.get((kind, namespace))
