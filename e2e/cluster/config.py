@@ -127,6 +127,8 @@ def kubelet(paths: NodePaths) -> str:
             },
             # Images are loaded by hand and cannot be pulled again: never collect them.
             "imageGCHighThresholdPercent": 100,
+            # Else one that was pulled under another name too is pulled again for the name it was loaded by.
+            "imagePullCredentialsVerificationPolicy": "NeverVerify",
             "maxPods": 240,
             "resolvConf": f"{paths.config}/resolv.conf",
             "podLogsDir": f"{paths.root}/pod-logs",
