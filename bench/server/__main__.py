@@ -362,9 +362,9 @@ class Bench:
             load.run(server, ask, 64, 5)
             peak = load.run(server, ask, 64, self.seconds).rps
             load.run(server, ask, 64, max(self.soak * 0.1, 5), peak / 2)
-            before = server.pss_mb()
+            before = server.own_mb()
             result = load.run(server, ask, 64, self.soak, peak / 2)
-            growth = server.pss_mb() - before
+            growth = server.own_mb() - before
         note = (
             f"{result.seconds:,.0f} s at {peak / 2:,.0f} a second, {result.good:,} answered, "
             f"{result.bad} failed"

@@ -50,10 +50,19 @@ class Running:
 
     def pss_mb(self) -> float:
         """Proportional set size of all processes, in MB."""
+        return self._memory_mb("Pss:")
+
+    def own_mb(self) -> float:
+        """Memory of all processes that no file backs, in MB: a library's share of the PSS falls and rises
+        with the other processes of the machine that use the same one.
+        """
+        return self._memory_mb("Pss_Anon:")
+
+    def _memory_mb(self, field: str) -> float:
         total = 0
         for pid in self.pids():
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
+                if line.startswith(field):
                     total += int(line.split()[1])
         return total / 1024
 
