@@ -1,5 +1,6 @@
 """The project's images in the cluster's registry, as an installation from a registry has them."""
 
+import fcntl
 import json
 
 import httpx
@@ -22,19 +23,27 @@ def push(registry: str, name: str) -> str:
     if image is None:
         raise LookupError(f"{reference} is not built: run `make images`")
     repository, tag = f"longshore/{name}", image.digest.removeprefix("sha256:")[:12]
-    with httpx.Client(base_url=f"http://{registry}/v2/{repository}", timeout=60) as client:
-        if client.head(f"/manifests/{tag}", headers={"Accept": _type_of(image)}).status_code != 200:
-            for digest in image.blobs[1:]:
-                if client.head(f"/blobs/{digest}").status_code != 200:
-                    with image.blob(digest).open("rb") as content:
-                        push_blob(client, digest, content)
-            put = client.put(
-                f"/manifests/{tag}",
-                content=image.blob(image.digest).read_bytes(),
-                headers={"Content-Type": _type_of(image)},
-            )
-            put.raise_for_status()
+    # The registry refuses a manifest whose blobs another process is just uploading (400, blob unknown).
+    with (cache_root() / "images" / "push.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _push(f"http://{registry}/v2/{repository}", tag, image)
     return f"{repository}:{tag}"
+
+
+def _push(repository: str, tag: str, image: LayoutImage) -> None:
+    with httpx.Client(base_url=repository, timeout=60) as client:
+        if client.head(f"/manifests/{tag}", headers={"Accept": _type_of(image)}).status_code == 200:
+            return
+        for digest in image.blobs[1:]:
+            if client.head(f"/blobs/{digest}").status_code != 200:
+                with image.blob(digest).open("rb") as content:
+                    push_blob(client, digest, content)
+        put = client.put(
+            f"/manifests/{tag}",
+            content=image.blob(image.digest).read_bytes(),
+            headers={"Content-Type": _type_of(image)},
+        )
+        put.raise_for_status()
 
 
 def _type_of(image: LayoutImage) -> str:
