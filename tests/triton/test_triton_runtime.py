@@ -17,6 +17,7 @@ from longshore.runtimes.base import ContainerInput
 from longshore.runtimes.registry import operator_ports, runtime_of, samples_port
 from longshore.runtimes.triton import RUNTIME
 from longshore.settings import Settings
+from longshore_triton import supervise
 from longshore_triton.wanted import Wanted, WantedSequence, parse
 
 OWNER = Owner("team", "digits", "uid")
@@ -76,7 +77,9 @@ class TestPod:
 
     def test_ends_by_itself_before_the_kubelet_ends_it(self) -> None:
         asked = request()
-        assert asked["drain_seconds"] + asked["exit_seconds"] < RUNTIME.grace_period(serving())
+        clients = supervise._GRPC_AGES * parse(json.dumps(asked)).grpc_age_seconds
+        ending = asked["drain_seconds"] + clients + asked["exit_seconds"] + supervise._KILL_AFTER
+        assert ending < RUNTIME.grace_period(serving())
 
     def test_runs_the_image_that_is_named(self) -> None:
         assert RUNTIME.container(wanted())["image"] == Settings().triton_image
