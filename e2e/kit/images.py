@@ -23,7 +23,7 @@ def push(registry: str, name: str) -> str:
     if image is None:
         raise LookupError(f"{reference} is not built: run `make images`")
     repository, tag = f"longshore/{name}", image.digest.removeprefix("sha256:")[:12]
-    # The registry refuses a manifest whose blobs another process is just uploading (400, blob unknown).
+    # Of several processes that pushed the same image at once, one has had its manifest refused (400).
     with (cache_root() / "images" / "push.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _push(f"http://{registry}/v2/{repository}", tag, image)

@@ -1,6 +1,6 @@
 """Watches of a ModelDeployment's children: each change, from a list on, for as long as the operator runs.
 
-They tell four fifths of all there is to hear. kopf, which watches the ModelDeployments themselves, keeps a
+They tell most of what there is to hear. kopf, which watches the ModelDeployments themselves, keeps a
 queue and a task for every object and looks for handlers at each event: for all kinds that took more CPU time
 than all decisions together (`make bench-reconcile`).
 """
