@@ -27,6 +27,15 @@ def read(server: Triton) -> dict[str, float]:
         return parse_metrics(response.read().decode(), RUNTIME.metrics)
 
 
+def read_when_counted(server: Triton, executions: float) -> dict[str, float]:
+    """Read once all is counted: Triton answers first and counts then, an execution last."""
+    deadline = time.monotonic() + 20
+    while (reading := read(server)).get("executions", 0.0) < executions or reading["pending"]:
+        assert time.monotonic() < deadline, reading
+        time.sleep(0.02)
+    return reading
+
+
 def test_faults_are_told_from_mistakes(tmp_path: Path) -> None:
     model = models.save(
         tmp_path / "artifact",
@@ -43,7 +52,7 @@ def test_faults_are_told_from_mistakes(tmp_path: Path) -> None:
                 ask(server, 9)
         with pytest.raises(httpclient.InferenceServerException):
             ask(server, 1, columns=3)
-        after = read(server)
+        after = read_when_counted(server, before.get("executions", 0.0) + 3)
         grown = {name: after[name] - before.get(name, 0.0) for name in after}
         assert grown["errors"] == 2
         assert grown["requests"] == 3
