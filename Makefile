@@ -85,12 +85,12 @@ test-openvino: $(SYNCED) ## Test the server on OpenVINO's execution provider, in
 test: lint ## Run everything, from nothing: checks, fast tests, the cluster itself, then what runs on it
 	@$(CLUSTER_TOOL) host
 	@$(CLUSTER_TOOL) build >/dev/null
-	$(VENV)/bin/pytest -q -n 2 --dist loadfile -m "not cluster and not node"
+	$(VENV)/bin/pytest -q -n 3 --dist loadfile -m "not cluster and not node"
 	$(VENV)/bin/pytest -q -m node tests/cluster_tool
 	@$(CLUSTER_TOOL) up
 	@$(CLUSTER_TOOL) images
 	@$(CLUSTER_TOOL) images triton traefik
-	LONGSHORE_E2E_AS_IT_IS=1 $(VENV)/bin/pytest -q -n 3 --dist loadfile -m "cluster and not node" tests e2e/scenarios
+	LONGSHORE_E2E_AS_IT_IS=1 $(VENV)/bin/pytest -q -n 3 --dist loadfile -m "cluster and not node" tests/cluster_tool e2e/scenarios
 
 # --- the demo
 

@@ -4,9 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from e2e.cluster.apiserver import ApiServer
 from tests.kube import Kube
+
+# A machine that does other work beside them makes no test wrong.
+settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared-machine")
 
 CRDS = Path(__file__).parents[1] / "crds"
 

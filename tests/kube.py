@@ -115,7 +115,7 @@ class Kube:
 
     def install(self, definition: str) -> None:
         """Apply a CustomResourceDefinition and wait until it is served."""
-        crd = yaml.safe_load(definition)
+        crd = yaml.load(definition, yaml.CSafeLoader)
         place = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}"
         self.apply(place, crd)
         deadline = time.monotonic() + ESTABLISHED_SECONDS

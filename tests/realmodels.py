@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from e2e.uv import find_uv
+
 VERSION = "3.10.0"
 SHA256 = "2fc34e26cd0f48514804a94f8832283039c7334076bff60768b1fed9ad068050"
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "realmodels"
@@ -43,7 +45,7 @@ def _install(home: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     requirement = CACHE / "requirements.txt"
     requirement.write_text(f"rapidocr=={VERSION} --hash=sha256:{SHA256}\n")
-    uv = shutil.which("uv")
+    uv = find_uv()
     pip = [uv, "pip", "install", "--quiet", "--python", sys.executable] if uv else _pip()
     subprocess.run(
         [*pip, "--no-deps", "--require-hashes", "--target", str(unfinished), "-r", str(requirement)],

@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from e2e.uv import find_uv
+
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "triton"
 
@@ -28,7 +30,7 @@ def triton_home() -> TritonHome:
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        uv = shutil.which("uv")
+        uv = find_uv()
         subprocess.run(
             [_python(uv), ROOT / "images/triton/assemble.py", directory, *(["--uv", uv] if uv else [])],
             check=True,

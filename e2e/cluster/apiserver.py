@@ -8,7 +8,6 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from e2e.cluster.kubeconfig import kubeconfig
 from e2e.cluster.kubectl import kubectl
 from e2e.cluster.pki import Authority, KeyPair, signing_key, write_private
 from e2e.cluster.wait import last_lines, wait_for
+from e2e.ports import free_ports
 
 _START_SECONDS = 90
 _TRIES = 5
@@ -70,21 +70,31 @@ class _PortTakenError(Exception):
 
 @contextmanager
 def start(
-    directory: Path, *, controllers: Sequence[str] = (), binaries: Path | None = None
+    directory: Path,
+    *,
+    controllers: Sequence[str] = (),
+    definitions: Sequence[Path] = (),
+    binaries: Path | None = None,
 ) -> Iterator[ApiServer]:
     """Run etcd and kube-apiserver below `directory` (made when missing) until the context ends.
 
     `controllers` names controllers of kube-controller-manager to run too, such as
-    `garbage-collector-controller` or `namespace-controller`. Raises ClusterError when the API server does not
-    become ready in 90 s.
+    `garbage-collector-controller` or `namespace-controller`. `definitions` are files of
+    CustomResourceDefinitions, served before the controllers start: the garbage collector looks for new kinds
+    only every 30 s. Raises ClusterError when the API server does not become ready in 90 s.
     """
     programs = binaries or programs_of_api_server(lambda line: print(line, file=sys.stderr))
     for attempt in range(_TRIES):
         with ExitStack() as stack:
             try:
-                server = _start(directory / f"try-{attempt}", programs, controllers, stack)
+                server, group = _start(directory / f"try-{attempt}", programs, stack)
             except _PortTakenError:
                 continue
+            for path in definitions:
+                server.kubectl("create", "-f", str(path))
+                server.kubectl("wait", "--for=condition=Established", "--timeout=50s", "-f", str(path))
+            if controllers:
+                group.run(_controller_manager(programs, server.directory, controllers))
             yield server
             return
     raise ClusterError(
@@ -92,12 +102,12 @@ def start(
     )
 
 
-def _start(directory: Path, programs: Path, controllers: Sequence[str], stack: ExitStack) -> ApiServer:
+def _start(directory: Path, programs: Path, stack: ExitStack) -> "tuple[ApiServer, _Group]":
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     authority = Authority("cluster")
     admin = _write_credentials(directory, authority)
-    client_port, peer_port, port = _free_ports(3)
+    client_port, peer_port, port = free_ports(3)
     url = f"https://127.0.0.1:{port}"
     write_private(directory / "admin.conf", _kubeconfig(url, authority, "admin", admin))
     group = stack.enter_context(_Group(directory))
@@ -129,9 +139,7 @@ def _start(directory: Path, programs: Path, controllers: Sequence[str], stack: E
         if any("address already in use" in last_lines(path, 200) for path in directory.glob("*.log")):
             raise _PortTakenError from None
         raise
-    if controllers:
-        group.run(_controller_manager(programs, directory, controllers))
-    return server
+    return server, group
 
 
 def _write_credentials(directory: Path, authority: Authority) -> KeyPair:
@@ -266,12 +274,3 @@ def _kubeconfig(url: str, authority: Authority, user: str, pair: KeyPair) -> byt
     return kubeconfig(
         server=url, authority=authority.pair.certificate, user=user, credentials=pair, context="test"
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; another process may take one before it is used, hence the tries."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

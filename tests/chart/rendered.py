@@ -47,7 +47,7 @@ class Helm:
             *("template", "longshore", str(CHART), "-n", namespace, "--kube-version", version),
             *("-f", str(self.values(values or {}))),
         )
-        return [document for document in yaml.safe_load_all(text) if document]
+        return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]
 
 
 def find(objects: list[Object], kind: str, name: str) -> Object:

@@ -4,9 +4,9 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-from longshore.resources.kinds import CHILDREN, EVENT, LEASE, MODEL_DEPLOYMENT, POD, Kind
+from longshore.resources.kinds import CHILDREN, EVENT, LEASE, MODEL_DEPLOYMENT, NODE, POD, Kind
 
-from tests.chart.rendered import Helm, find
+from tests.chart.rendered import Helm, environment, find
 
 Rights = dict[tuple[str, str], set[str]]
 
@@ -44,6 +44,16 @@ def test_the_cluster_role_is_exactly_what_the_code_does(helm: Helm) -> None:
     rules = find(helm.render(), "ClusterRole", "longshore-system-longshore")["rules"]
     definitions = {("apiextensions.k8s.io", "customresourcedefinitions"): {"list", "watch"}}
     assert _granted(rules) == _needed() | definitions
+
+
+def test_nodes_are_read_only_where_engines_are_built_for_their_gpus(helm: Helm) -> None:
+    values = {"images": {"tensorrt": "registry.example/ml/tensorrt:1"}}
+    objects = helm.render(values)
+    rights = _granted(find(objects, "ClusterRole", "longshore-system-longshore")["rules"])
+    assert rights[_place(NODE)] == {"list"}
+    deployment = find(objects, "Deployment", "longshore")
+    assert environment(deployment)["LONGSHORE_TENSORRT_IMAGE"] == values["images"]["tensorrt"]
+    assert "LONGSHORE_TENSORRT_IMAGE" not in environment(find(helm.render(), "Deployment", "longshore"))
 
 
 def test_the_roles_of_namespaces_are_exactly_what_the_code_does(helm: Helm) -> None:

@@ -1,6 +1,5 @@
 """The commands that a person gives a rollout, against a real API server."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,45 +8,37 @@ from pathlib import Path
 
 import pytest
 
-from e2e.cluster.apiserver import ApiServer
-from e2e.cluster.kubectl import await_established
+from tests.kube import Kube, model, models_path
 
 pytestmark = pytest.mark.apiserver
-ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
 NAMESPACE = "cli-rollout"
+DIGITS = models_path(NAMESPACE, "digits")
 
 
 @pytest.fixture(scope="module")
-def server(apiserver: ApiServer) -> ApiServer:
+def digits(kube: Kube) -> Kube:
     """An API server with the kind and one ModelDeployment; no operator runs."""
-    crd = ROOT / "crds" / "longshore.dev_modeldeployments.yaml"
-    apiserver.kubectl("apply", "--server-side", "-f", str(crd))
-    await_established(apiserver.binaries, apiserver.kubeconfig, "crd/modeldeployments.longshore.dev")
-    apiserver.kubectl("create", "namespace", NAMESPACE)
-    obj = {
-        "apiVersion": "longshore.dev/v1alpha1",
-        "kind": "ModelDeployment",
-        "metadata": {"name": "digits", "namespace": NAMESPACE},
-        "spec": {"model": {"uri": "oci://registry.example/digits:1"}},
-    }
-    apiserver.kubectl("apply", "-f", "-", stdin=json.dumps(obj))
-    return apiserver
+    kube.namespace(NAMESPACE)
+    spec = {"model": {"uri": "oci://registry.example/digits:1"}}
+    kube.create(models_path(NAMESPACE), model("digits", spec, NAMESPACE))
+    return kube
 
 
-def run(server: ApiServer, *words: str) -> subprocess.Popen[str]:
+def run(kube: Kube, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [SCRIPTS / "kubectl-longshore", *words],
-        env={**os.environ, "KUBECONFIG": str(server.kubeconfig), "COLUMNS": "160"},
+        env={**os.environ, "KUBECONFIG": str(kube.server.kubeconfig), "COLUMNS": "160"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def annotations(server: ApiServer) -> dict[str, str]:
-    text = server.kubectl("get", "modeldeployment", "digits", "-n", NAMESPACE, "-o", "json")
-    return dict(json.loads(text)["metadata"].get("annotations", {}))
+def annotations(kube: Kube) -> dict[str, str]:
+    found = kube.get(DIGITS)
+    assert found is not None
+    return dict(found["metadata"].get("annotations", {}))
 
 
 @pytest.mark.parametrize(
@@ -64,24 +55,24 @@ def annotations(server: ApiServer) -> dict[str, str]:
     ],
 )
 def test_an_order_is_an_annotation_and_ends_with_the_operators_answer(
-    server: ApiServer, words: list[str], annotation: str, value: str | None
+    digits: Kube, words: list[str], annotation: str, value: str | None
 ) -> None:
-    process = run(server, *words, "-n", NAMESPACE)
+    process = run(digits, *words, "-n", NAMESPACE)
     deadline = time.monotonic() + 30
-    while annotation not in annotations(server):
+    while annotation not in annotations(digits):
         assert time.monotonic() < deadline, "the order is not written"
         assert process.poll() is None, process.communicate()
-    assert value in (None, annotations(server)[annotation])
+        time.sleep(0.02)
+    assert value in (None, annotations(digits)[annotation])
     answered = {"status": {"rollout": {"state": {"answer": f"{words[0]}: understood"}}}}
-    patch = ["patch", "modeldeployment", "digits", "-n", NAMESPACE, "--type=merge"]
-    server.kubectl(*patch, "--subresource=status", "-p", json.dumps(answered))
-    server.kubectl("annotate", "modeldeployment", "digits", "-n", NAMESPACE, f"{annotation}-")
+    digits.merge(f"{DIGITS}/status", answered)
+    digits.merge(DIGITS, {"metadata": {"annotations": {annotation: None}}})
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     assert f"{words[0]}: understood" in out
 
 
-def test_watch_shows_who_gets_how_much_and_why(server: ApiServer) -> None:
+def test_watch_shows_who_gets_how_much_and_why(digits: Kube) -> None:
     status = {
         "status": {
             "phase": "Holding",
@@ -98,17 +89,16 @@ def test_watch_shows_who_gets_how_much_and_why(server: ApiServer) -> None:
             },
         }
     }
-    patch = ["patch", "modeldeployment", "digits", "-n", NAMESPACE, "--type=merge"]
-    server.kubectl(*patch, "--subresource=status", "-p", json.dumps(status))
-    process = run(server, "watch", "digits", "-n", NAMESPACE, "--once")
+    digits.merge(f"{DIGITS}/status", status)
+    process = run(digits, "watch", "digits", "-n", NAMESPACE, "--once")
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     for text in ("holding 10 % for 20 s more", "aaa", "90 %", "bbb", "1/3", "canary 14 errors of 812"):
         assert text in out
 
 
-def test_what_is_not_there_is_named(server: ApiServer) -> None:
-    process = run(server, "watch", "nothing", "-n", NAMESPACE, "--once")
+def test_what_is_not_there_is_named(digits: Kube) -> None:
+    process = run(digits, "watch", "nothing", "-n", NAMESPACE, "--once")
     _, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "there is no ModelDeployment nothing" in err

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -161,8 +162,7 @@ def test_optional_images_are_built_only_when_named() -> None:
 
 def write_layout(folder: Path, content: oci.Image, name: str) -> None:
     """Unpack an archive as the layout that buildah writes."""
-    with tarfile.open(fileobj=io.BytesIO(oci.archive(content, name))) as archive:
-        archive.extractall(folder, filter="data")
+    subprocess.run(["tar", "-xf", "-", "-C", str(folder)], input=oci.archive(content, name), check=True)
 
 
 def test_an_image_goes_through_a_layout_into_an_archive(tmp_path: Path) -> None:

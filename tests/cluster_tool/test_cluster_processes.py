@@ -119,7 +119,8 @@ def test_marked_processes_are_found_without_a_pid_file(
     mark = str(tmp_path / "a node")
     identity = start(tmp_path, "sleep", "600", mark=mark)
     (tmp_path / "pid.json").unlink()
-    assert processes.marked(mark) == [identity]
+    # `env` becomes the program: for a moment it has no environment.
+    wait_for("the mark", lambda: processes.marked(mark) == [identity], seconds=10, next_step="look at env")
     assert processes.marked(f"{mark}-longer") == []
     processes.stop([identity], grace=5)
 

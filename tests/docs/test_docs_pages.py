@@ -66,9 +66,18 @@ def test_the_reference_is_current() -> None:
 
 
 def _planned_reasons() -> Iterator[str]:
-    """Every literal reason of a `Problem` in the plan, and of what a rollout waits for that may be stuck."""
+    """Every reason of a `Problem` in the plan, literal or a constant of its file, and of what a rollout waits
+    for that may be stuck."""
     for path in (ROOT / "operator/src/longshore").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        constants = {
+            target.id: str(node.value.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(tree):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:
                 continue
             is_stuck = path.parent.name == "rollout" and (
@@ -76,7 +85,9 @@ def _planned_reasons() -> Iterator[str]:
             )
             if node.func.id == "Problem" or (node.func.id == "Waiting" and is_stuck):
                 for part in ast.walk(node.args[0]):
-                    if isinstance(part, ast.Constant) and re.fullmatch("[A-Z][A-Za-z]+", str(part.value)):
+                    if isinstance(part, ast.Name):
+                        yield from [constants[part.id]] if part.id in constants else []
+                    elif isinstance(part, ast.Constant) and re.fullmatch("[A-Z][A-Za-z]+", str(part.value)):
                         yield str(part.value)
 
 

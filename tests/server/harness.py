@@ -13,19 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from e2e.ports import free_ports
+
 READY_SECONDS = 60.0
 # The interpreter that has the server: another environment's where a variant of it is tested.
 PYTHON = os.environ.get("LONGSHORE_TEST_SERVER_PYTHON") or sys.executable
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class Server:

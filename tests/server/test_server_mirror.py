@@ -24,8 +24,9 @@ from longshore_server.mirrorlease import Wanted
 from longshore_server.session import Signature, TensorSpec
 from onnx import TensorProto
 
+from e2e.ports import free_ports
 from tests.server import models
-from tests.server.harness import Server, failed_start, free_ports
+from tests.server.harness import Server, failed_start
 
 KEY = "a-key-that-only-the-operator-knows"
 ROW = np.linspace(-1, 1, 16, dtype=np.float32)

@@ -11,8 +11,9 @@ import onnxruntime as ort
 import pytest
 from longshore_server.messages import Messages
 
+from e2e.ports import free_ports
 from tests.server import models
-from tests.server.harness import Server, free_ports
+from tests.server.harness import Server
 
 ROWS = np.random.default_rng(4).random((2, 16), np.float32)
 

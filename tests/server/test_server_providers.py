@@ -74,6 +74,22 @@ def test_a_provider_without_its_device_is_an_error(tmp_path: Path, recorded: Rec
     assert caught.value.exit_code == 69
 
 
+def test_tensorrt_without_its_libraries_is_no_fault_of_the_model(
+    tmp_path: Path, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words are those of onnxruntime-gpu 1.31.1 on a machine without libnvinfer."""
+    available = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(session.ort, "get_available_providers", lambda: available)
+    monkeypatch.setattr(session.ort, "preload_dlls", lambda: None)
+    recorded.fails = (
+        "void onnxruntime::python::RegisterTensorRTPluginsAsCustomOps(PySessionOptions&, ProviderOptions&) "
+        "Please install TensorRT libraries as mentioned in the GPU requirements page"
+    )
+    with pytest.raises(StartupError, match="TensorrtExecutionProvider is installed but did not") as caught:
+        Session(models.mlp(tmp_path) / "model.onnx", SessionOptions(("tensorrt", "cpu"), 1))
+    assert caught.value.exit_code == 69
+
+
 def test_what_hinders_cuda_is_logged(
     tmp_path: Path, recorded: Recorded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,8 +17,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from e2e.ports import free_ports
 from tests.server import models
-from tests.server.harness import Server, failed_start, free_ports
+from tests.server.harness import Server, failed_start
 
 ASK = {"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": [0] * 16}]}
 

@@ -8,11 +8,12 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.server.harness import free_ports
+from e2e.ports import free_ports
 from tests.tritonhome import ROOT, triton_home
 
 READY_SECONDS = 60.0
@@ -21,8 +22,21 @@ READY_SECONDS = 60.0
 class Triton:
     """`with Triton(model, name=...) as server:` gives a server that is ready, and ends it."""
 
-    def __init__(self, model: Path, directory: Path, *, wait: bool = True, **wanted: Any) -> None:
-        """Prepare; `directory` takes the repository and logs, `wanted` is what an operator would ask for."""
+    def __init__(
+        self,
+        model: Path,
+        directory: Path,
+        *,
+        wait: bool = True,
+        program: Sequence[str] = ("-m", "longshore_triton"),
+        home: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        **wanted: Any,
+    ) -> None:
+        """Prepare; `directory` takes the repository and logs, `wanted` is what an operator would ask for.
+
+        `program`, `home` and `environment` are of another Triton than the one assembled from PyPI.
+        """
         self.http_port, self.grpc_port, self.metrics_port, self.samples_port = free_ports(4)
         self.name = wanted.setdefault("name", "model")
         self.directory = directory
@@ -38,10 +52,9 @@ class Triton:
         self._command = [
             *(
                 str(triton.python),
-                "-m",
-                "longshore_triton",
+                *program,
                 "--home",
-                str(triton.home),
+                str(home or triton.home),
                 "--model",
                 str(model),
             ),
@@ -52,6 +65,7 @@ class Triton:
             "LONGSHORE_TRITON": json.dumps({"drain_seconds": 0, **ports, **wanted}),
             "PATH": f"{triton.python.parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT / "images/triton/src"),
+            **(environment or {}),
         }
 
     def __enter__(self) -> "Triton":
