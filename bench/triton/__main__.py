@@ -11,7 +11,8 @@ from tests.tritonhome import ROOT
 PARTS = ("startup", "grid", "scenarios")
 SUMMARY = (
     "Triton is assembled from PyPI (nvidia-pytriton with a Python-based ONNX Runtime backend). Start: local "
-    "processes, warm page cache. Batching: server on one core, load on another, binary requests over HTTP.",
+    "processes, warm page cache. Batching: server on one core, load on another, binary requests over HTTP; "
+    "the generated configuration with what its pod loads into the server (gather.c), the grid without.",
 )
 
 

@@ -11,7 +11,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from longshore_triton import modelconfig
+from longshore_triton import gathering, modelconfig
 from longshore_triton.backends import in_python, installed
 from longshore_triton.repository import plan_repository
 from longshore_triton.wanted import Wanted
@@ -67,12 +67,15 @@ def rows(directory: Path) -> tuple[Row, ...]:
         best = max(within or searched, key=lambda s: searched[s].rate)
         ours, theirs = [], []
         for _ in range(FINAL_TURNS):
-            ours.append(_run(directory / "grid", model, generated, request))
+            ours.append(_run(directory / "grid", model, generated, request, preload=True))
             theirs.append(_run(directory / "grid", model, _with(generated, best), request))
         rate, other = median(f.rate for f in ours), median(f.rate for f in theirs)
         p99 = median(f.p99 for f in ours)
         fewer = [
-            median(_run(directory / "grid", model, generated, request, n).rate for _ in range(FINAL_TURNS))
+            median(
+                _run(directory / "grid", model, generated, request, n, preload=True).rate
+                for _ in range(FINAL_TURNS)
+            )
             / median(
                 _run(directory / "grid", model, _with(generated, best), request, n).rate
                 for _ in range(FINAL_TURNS)
@@ -132,14 +135,19 @@ def _run(
     config: modelconfig.ModelConfig,
     request: Path,
     connections: int = CONNECTIONS,
+    *,
+    preload: bool = False,
 ) -> Figure:
+    """Measure one configuration; `preload` says with what a pod loads into the server for it."""
     shutil.rmtree(directory, ignore_errors=True)
     home = directory / "mlp"
     home.mkdir(parents=True)
     (home / modelconfig.FILE).write_text(modelconfig.render(config))
     (home / "1").symlink_to(model.resolve(), target_is_directory=True)
     first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
-    with bare_server(directory, prefix=("taskset", "-c", str(first))) as port:
+    added = gathering.environment({}, triton_home().home, [config]) if preload else {}
+    prefix = ("taskset", "-c", str(first), "env", *(f"{name}={value}" for name, value in added.items()))
+    with bare_server(directory, prefix=prefix) as port:
         _until_ready(port)
         load = ["taskset", "-c", str(last), str(LOAD), "http", str(port), str(connections)]
         subprocess.run([*load, "0.5", "0", str(request)], check=True, capture_output=True)

@@ -6,5 +6,6 @@ if ! command -v cc >/dev/null; then
     exit 1
 fi
 mkdir -p "$1/preload"
-cc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$1/preload/close_connections.so" \
-    "$(dirname "$0")/close_connections.c"
+for library in close_connections gather; do
+    cc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$1/preload/$library.so" "$(dirname "$0")/$library.c" -pthread -ldl
+done
