@@ -186,6 +186,7 @@ class Bench:
                 (load.run(pair[0], ask, 64, self.seconds).rps, self.raw_runtime(directory, 512))
                 for _ in range(self.turns)
             ]
+            profile = self.profile(pair[0], ask, 64)
         share = statistics.median(mine / alone for mine, alone in pairs)
         mine, raw = (statistics.median(column) for column in zip(*pairs, strict=True))
         note = (
@@ -193,7 +194,7 @@ class Bench:
             f"{self.limit(ask, 64, raw, theirs)}"
         )
         self.add(Row("compute-bound-64-vs-triton", round(ratio / HTTP_FACTOR, 2), "x", ">=", 1.3, note))
-        note = f"{mine:,.0f}; ONNX Runtime alone, best batch of 1 to 64: {raw:,.0f} rows a second"
+        note = f"{mine:,.0f}; ONNX Runtime alone, best batch of 1 to 64: {raw:,.0f} rows a second; {profile}"
         self.add(Row("compute-bound-64-vs-runtime", round(share, 2), "x", ">=", 0.75, note))
 
     def limit(self, ask: Ask, connections: int, raw: float, theirs: float) -> str:
@@ -211,6 +212,17 @@ class Bench:
             f"sockets in C ({sockets:,.0f}) and the runtime alone ({raw:,.0f}) would make {limit:,.0f}, "
             f"{limit / theirs / HTTP_FACTOR:.2f} x"
         )
+
+    def profile(self, server: Running, ask: Ask, connections: int) -> str:
+        """Where our server's processor time goes: the kernel (sockets, copies to and from them), the run of
+        the model, and the rest: Python, the parser, copies.
+        """
+        before, ran = server.times(), server.metric("longshore_compute_time_seconds_total")
+        load.run(server, ask, connections, 2 * self.seconds)
+        user, kernel = (b - a for a, b in zip(before, server.times(), strict=True))
+        model = server.metric("longshore_compute_time_seconds_total") - ran
+        shares = (part / (user + kernel) for part in (kernel, model, user - model))
+        return "our time: {:.0%} kernel, {:.0%} model, {:.0%} Python".format(*shares)
 
     def raw_runtime(self, directory: Path, width: int) -> float:
         """Rows of `width` values that the runtime alone runs in a second, in its best batch, on the server's
@@ -232,9 +244,10 @@ class Bench:
         ask = load.binary_ask("wide", load.sample((1, 150_000)))
         with self.pair("wide", directory) as pair:
             ratio, ours, theirs = self.ratio(pair, ask, 8)
+            profile = self.profile(pair[0], ask, 8)
         note = (
             f"{ours:,.0f} against {theirs:,.0f} requests a second of 600 KB each way; "
-            f"{self.limit(ask, 8, self.raw_runtime(directory, 150_000), theirs)}"
+            f"{self.limit(ask, 8, self.raw_runtime(directory, 150_000), theirs)}; {profile}"
         )
         self.add(Row("600kb-8-vs-triton", round(ratio / HTTP_FACTOR, 2), "x", ">=", 4.0, note))
 
@@ -371,7 +384,10 @@ class Bench:
         )
         self.add(Row("soak-memory-growth", round(growth, 2), "MB", "<=", 2.0, note))
         self.add(Row("soak-failures", float(result.bad), "requests", "==", 0.0, note))
-        self.add(Row("soak-duration", round(result.seconds), "s", ">=", 3600.0, "really run, at half load"))
+        # A machine with other work sends less: what was sent is told, not what was asked for.
+        share = (result.good + result.bad) / max(result.seconds * peak, 1)
+        note = f"really run, at {share:.2f} of the peak of {peak:,.0f} a second"
+        self.add(Row("soak-duration", round(result.seconds), "s", ">=", 3600.0, note))
 
 
 def earlier_rows() -> tuple[list[Row], dict[str, str]]:

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from e2e.uv import find_uv
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "bench"
 HERE = Path(__file__).parent
@@ -68,11 +70,24 @@ class Running:
 
     def cpu_seconds(self) -> float:
         """Processor time of all processes."""
-        ticks = 0
+        return sum(self.times())
+
+    def times(self) -> tuple[float, float]:
+        """Processor time of all processes in their own code and in the kernel, in seconds."""
+        user = kernel = 0
         for pid in self.pids():
             fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+            user += int(fields[11])
+            kernel += int(fields[12])
+        tick = os.sysconf("SC_CLK_TCK")
+        return user / tick, kernel / tick
+
+    def metric(self, name: str) -> float:
+        """Sum of a metric over its labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        lines = (line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{")))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
 def free_ports(count: int) -> list[int]:
@@ -173,7 +188,7 @@ def triton(repository: Path) -> Iterator[Running]:
             str(ROOT / "images/triton/assemble.py"),
             str(home),
             "--uv",
-            shutil.which("uv") or "uv",
+            find_uv() or "uv",
         ],
         check=True,
         stdout=subprocess.DEVNULL,

@@ -27,6 +27,8 @@ ort.disable_telemetry_events()
 
 _log = logging.getLogger(__name__)
 # What the runtime would log as an error it also raises.
+_NO_TENSORRT = "Please install TensorRT libraries"
+"""In the runtime's error where libnvinfer is missing; without CUDA it leaves the provider out instead."""
 _LOG_FATAL_ONLY = 4
 
 
@@ -159,14 +161,20 @@ def _load(file: Path, options: SessionOptions) -> Any:
             str(file), settings, providers=wanted, provider_options=given, enable_fallback=False
         )
     except Exception as error:  # noqa: BLE001 - the runtime's errors share no base class
+        if "tensorrt" in options.providers and _NO_TENSORRT in str(error):
+            raise _not_started(FULL_NAMES["tensorrt"]) from None
         raise _load_failure(file, error) from None
     if absent := [provider for provider in wanted if provider not in session.get_providers()]:
-        raise StartupError(
-            ExitCode.PROVIDER_ABSENT,
-            f"{absent[0]} is installed but did not start (the driver or its libraries are missing): "
-            "run on a node that has them, or choose --provider cpu",
-        )
+        raise _not_started(absent[0])
     return session
+
+
+def _not_started(provider: str) -> StartupError:
+    return StartupError(
+        ExitCode.PROVIDER_ABSENT,
+        f"{provider} is installed but did not start (the driver or its libraries are missing): "
+        "run on a node that has them, or choose --provider cpu",
+    )
 
 
 def _load_cuda() -> None:
