@@ -10,7 +10,7 @@ from tests.operator.test_resources_golden import OBJECTS
 pytestmark = pytest.mark.apiserver
 
 
-@pytest.mark.parametrize("name", ["optimize-job", "optimize-job-of-four"])
+@pytest.mark.parametrize("name", ["optimize-job", "optimize-job-of-four", "optimize-job-with-gpu"])
 def test_the_job_is_taken_as_it_is_built(kube: Kube, name: str) -> None:
     namespace = kube.namespace(f"taken-{name}")
     built = copy.deepcopy(OBJECTS[name]()[0])

@@ -16,9 +16,10 @@ from longshore.resources.networkpolicy import serving_policy
 from longshore.runtimes.onnxruntime import RUNTIME
 from longshore.scrape import Scraper, ScrapeTarget
 
+from e2e.ports import free_ports
 from tests.operator.canary import Canary
 from tests.server import models
-from tests.server.harness import Server, free_ports
+from tests.server.harness import Server
 
 SHADOW: Mapping[str, Any] = {"strategy": "Shadow"}
 ROUTE: dict[str, Any] = {"parentRefs": [{"name": "gateway"}], "pathPrefix": "/m"}

@@ -11,6 +11,8 @@ from tests.operator.process import OperatorProcess, until
 
 pytestmark = pytest.mark.apiserver
 
+DEFINITION = Path(__file__).parents[2] / "crds" / "longshore.dev_modeldeployments.yaml"
+
 
 def condition(kube: Kube, namespace: str, name: str, kind: str) -> dict[str, str]:
     found = kube.get(models_path(namespace, name)) or {}
@@ -85,6 +87,11 @@ def test_only_the_holder_of_the_lease_works_and_another_takes_over_when_it_is_ki
 
         leader.process.kill()
         leader.process.wait(10)
+        lease = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/longshore-operator"
+        held = kube.get(lease)
+        assert held is not None
+        assert held["spec"]["leaseDurationSeconds"] == 15
+        kube.merge(lease, {"spec": {"leaseDurationSeconds": 2}})  # To wait less; it is not given back.
         kube.create(models_path(namespace), model("second", namespace=namespace))
         until(lambda: kube.get(f"/api/v1/namespaces/{namespace}/services/second"), seconds=60)
         assert follower.metrics()["longshore_leader"] == 1
@@ -100,7 +107,7 @@ def test_whoever_lost_the_lease_ends(kube: Kube, tmp_path: Path) -> None:
             kube.create(models_path(namespace), model(f"model-{number}", namespace=namespace))
         kube.merge(lease, {"spec": {"holderIdentity": "somebody-else"}})
         assert operator.process.wait(60) != 0
-        assert "the lease longshore-operator was lost" in operator.text()
+        assert "the lease longshore-operator was lost: somebody-else holds it" in operator.text()
     taken = kube.get(lease)
     assert taken is not None
     assert taken["spec"]["holderIdentity"] == "somebody-else"
@@ -110,7 +117,7 @@ def test_a_route_goes_to_the_first_of_two_models_and_works_once_the_gateway_api_
     """An operator for one namespace has no right to watch definitions, and notices the new kinds still."""
     spec = {"model": {"uri": "https://m.example/m.onnx"}, "route": {"parentRefs": [{"name": "gateway"}]}}
     with api_server_process.start(tmp_path / "server") as server, Kube(server) as kube:
-        kube.install((Path(__file__).parents[2] / "crds" / "longshore.dev_modeldeployments.yaml").read_text())
+        kube.install(DEFINITION.read_text())
         namespace = kube.namespace("process-route")
 
         def told(name: str, reason: str) -> str | None:
@@ -170,13 +177,13 @@ def test_without_a_cluster_it_says_what_to_do(kube: Kube, tmp_path: Path) -> Non
 
 def test_deleted_at_any_moment_nothing_is_left(tmp_path: Path) -> None:
     """With the garbage collector at work; the operator is in the middle of its writes or long done."""
-    crd = (Path(__file__).parents[2] / "crds" / "longshore.dev_modeldeployments.yaml").read_text()
     controllers = ["garbage-collector-controller", "namespace-controller"]
     with (
-        api_server_process.start(tmp_path / "server", controllers=controllers) as server,
+        api_server_process.start(
+            tmp_path / "server", controllers=controllers, definitions=[DEFINITION]
+        ) as server,
         Kube(server) as kube,
     ):
-        kube.install(crd)
         namespace = kube.namespace("process-delete")
         with OperatorProcess(server, namespace, tmp_path / "log") as operator:
             until(lambda: operator.metrics()["longshore_leader"] == 1)

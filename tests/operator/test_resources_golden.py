@@ -12,6 +12,7 @@ import yaml
 from longshore.api.parse import parse_spec
 from longshore.api.route import ParentReference, Route
 from longshore.plan.revision import artifact_key
+from longshore.resources.gpu import Gpu
 from longshore.resources.grpcroute import grpc_route
 from longshore.resources.httproute import http_route
 from longshore.resources.job import job_request, optimize_job
@@ -57,11 +58,11 @@ PRIVATE: dict[str, Any] = {
 }
 
 
-def job(**optimize: Any) -> dict[str, Any]:
+def job(gpu: Gpu | None = None, **optimize: Any) -> dict[str, Any]:
     spec = parse_spec({**PRIVATE, "optimize": {**PRIVATE["optimize"], **optimize}})
-    request = job_request(OWNER, spec.model, spec.optimize, spec.serving, 16, SETTINGS)
+    request = job_request(OWNER, spec.model, spec.optimize, spec.serving, 16, SETTINGS, gpu)
     key = artifact_key(spec.model, spec.optimize, spec.serving, SETTINGS.server_image)
-    return optimize_job(OWNER, key, request, spec.serving, SETTINGS, attempt=2, retry="please")
+    return optimize_job(OWNER, key, request, spec.serving, SETTINGS, attempt=2, retry="please", gpu=gpu)
 
 
 def serving(spec: Any) -> list[dict[str, Any]]:
@@ -79,12 +80,14 @@ def warm(spec: Any) -> list[dict[str, Any]]:
     return [warm_deployment(OWNER, revision, served["spec"]["template"], 2)]
 
 
+GPU = Gpu("nvidia.com/gpu", (("nvidia.com/gpu.product", "NVIDIA-A10G"),))
 IMAGE = {"model": {"uri": "oci://registry.example/models/digits:1"}}
 FETCHED = {key: PRIVATE[key] for key in ("model", "serving")}
 
 OBJECTS: dict[str, Any] = {
     "optimize-job": lambda: [job(), optimizer_policy(OWNER)],
     "optimize-job-of-four": lambda: [job(parallelism=4)],
+    "optimize-job-with-gpu": lambda: [job(GPU)],
     "serving-by-image-volume": lambda: serving(IMAGE),
     "serving-by-init-container": lambda: serving(FETCHED),
     "serving-least": lambda: serving(SPEC),

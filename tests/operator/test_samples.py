@@ -19,8 +19,9 @@ from longshore.plan.state import AskedPod, Measurement
 from longshore.preflight import preflight
 from longshore.resources.names import HTTP_PORT
 
+from e2e.ports import free_ports
 from tests.server import models
-from tests.server.harness import Server, free_ports
+from tests.server.harness import Server
 
 KEY = "a-key"
 FLAGS = ("--name", "mlp", "--mirror-target", "127.0.0.1:9", "--mirror-key", KEY)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
@@ -198,6 +199,7 @@ async def test_what_happens_while_the_connection_is_down_is_heard_after(kube: Ku
 async def test_a_silent_watch_is_begun_anew_without_a_word_or_a_gap(
     kube: Kube, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     monkeypatch.setattr(cluster, "_SILENCE", 1.0)
     monkeypatch.setattr(watch, "LONGEST_PAUSE", 0.5)
     heard = Heard(kube, kube.namespace("watch-silent"))

@@ -10,7 +10,6 @@ import numpy as np
 import onnxruntime as ort
 import pandas
 import pytest
-import skops.io
 from longshore.api.model import Format
 from longshore.api.optimize import TechniqueName
 from longshore_optimizer.convert.parity import compare, judge
@@ -39,6 +38,8 @@ def answers(path: Path, feeds: dict[str, Any]) -> list[Any]:
 
 
 def dumped(tmp_path: Path, model: Any) -> Path:
+    import skops.io  # Takes seconds, also of processes that only look for tests.
+
     skops.io.dump(model, tmp_path / "model.skops")
     return tmp_path / "model.skops"
 

@@ -1,6 +1,7 @@
 """Exports for other runtimes: each is run and compared, and what cannot be written is said."""
 
 import hashlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -26,6 +27,11 @@ from tests.optimizer.conftest import cnn, labelled, mlp, save
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((12, 3, 32, 32)).astype(np.float32)
+
+# Looked for and not imported: it brings TensorFlow, and PyTorch's compiler ends a process that holds both.
+needs_onnx2tf = pytest.mark.skipif(
+    importlib.util.find_spec("onnx2tf") is None, reason="the extra `tensorflow` is not installed"
+)
 
 
 def made(
@@ -93,8 +99,8 @@ def test_openvino_runs_its_files_and_answers_as_the_served_model(artifact: Path)
     assert "openvino" in rows(artifact)["OpenVINO"]
 
 
+@needs_onnx2tf
 def test_tflite_takes_images_with_channels_last_and_answers_as_the_served_model(tmp_path: Path) -> None:
-    pytest.importorskip("onnx2tf")
     model = onnx.load(cnn(tmp_path / "model.onnx", size=8))
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(model, tmp_path / "model.onnx")
@@ -132,8 +138,8 @@ def small_cnn(home: Path) -> tuple[Path, Path]:
     return model, home / "data.npz"
 
 
+@needs_onnx2tf
 def test_full_integer_tflite_is_calibrated_on_the_data_and_checked_for_the_edge_tpu(tmp_path: Path) -> None:
-    pytest.importorskip("onnx2tf")
     model, data = small_cnn(tmp_path)
     row = made(Export.TFLITE_INT8, model, data, tmp_path / "out")
     assert row.verdict is Verdict.KEPT, row.reason
@@ -147,8 +153,8 @@ def test_full_integer_tflite_is_calibrated_on_the_data_and_checked_for_the_edge_
     assert "float32" not in stored
 
 
+@needs_onnx2tf
 def test_full_integer_tflite_without_calibration_data_says_what_to_add(tmp_path: Path) -> None:
-    pytest.importorskip("onnx2tf")
     row = made(Export.TFLITE_INT8, mlp(tmp_path / "model.onnx"), None, tmp_path / "out")
     assert row.verdict is Verdict.SKIPPED
     assert "add optimize.calibration" in row.reason

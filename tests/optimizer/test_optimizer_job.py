@@ -60,11 +60,11 @@ def request_for(uri: str, store: str = "pvc://models/store", **optimize: Any) ->
     return request
 
 
-def test_a_job_stores_an_artifact_once_and_finds_it_again(digits: Path, tmp_path: Path) -> None:
-    home = claim(tmp_path)
+def smallest(digits: Path, home: Path) -> dict[str, Any]:
+    """Put the data into the claim, and ask for one candidate that is smaller."""
     for name in ("digits.onnx", "calibration.npz", "evaluation.npz"):
         (home / name).write_bytes((digits / name).read_bytes())
-    request = request_for(
+    return request_for(
         "pvc://models/digits.onnx",
         goal="Size",
         techniques=["DynamicInt8"],
@@ -72,6 +72,11 @@ def test_a_job_stores_an_artifact_once_and_finds_it_again(digits: Path, tmp_path
         evaluation={"uri": "pvc://models/evaluation.npz", "maxDrop": 0.02},
         budget={"trials": 1, "time": "5m"},
     )
+
+
+def test_a_job_stores_an_artifact_once_and_finds_it_again(digits: Path, tmp_path: Path) -> None:
+    home = claim(tmp_path)
+    request = smallest(digits, home)
     done, report = job(tmp_path, request)
     assert done.returncode == 0, done.stderr
     assert (report.outcome, report.cached, report.format) == ("Succeeded", False, "Onnx")
@@ -105,6 +110,27 @@ def test_a_job_stores_an_artifact_once_and_finds_it_again(digits: Path, tmp_path
     assert done.returncode != 0
     assert fourth.reason in ("DigestMismatch", "Truncated", "InvalidModel")
     assert not (tmp_path / "x" / "model.onnx").exists()
+
+
+def test_another_driver_gets_another_engine_and_scores_no_candidate_again(
+    digits: Path, tmp_path: Path
+) -> None:
+    home = claim(tmp_path)
+    request = smallest(digits, home)
+    artifacts = set()
+    for driver in ("550.54.15", "560.35.03"):
+        request["target"] = {"gpu": f"nvidia.com/gpu driver={driver}"}
+        done, report = job(tmp_path, request)
+        assert done.returncode == 0, done.stderr
+        assert not report.cached
+        assert report.artifact is not None
+        artifacts.add(report.artifact)
+        stored = home / report.artifact.removeprefix("pvc://models/")
+        manifest = Manifest.model_validate_json((stored / "manifest.json").read_text())
+        (export,) = [c for c in manifest.candidates if c.name == "export-TensorRT"]
+        assert export.verdict is Verdict.KEPT, "it was asked for by the target, not by the spec"
+    assert len(artifacts) == 2
+    assert len(list((home / "store").glob("*trials*.json"))) == 1, "both wrote and read the same table"
 
 
 async def test_the_teacher_is_fetched_and_its_content_decides_the_artifact(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from longshore.plan.state import Measurement
 from longshore.resources.names import Owner
 from longshore.senses import Senses
 
+from e2e.ports import free_ports
 from tests.server import models
-from tests.server.harness import Server, free_ports
+from tests.server.harness import Server
 from tests.triton.harness import Triton
 
 ONNX, TRITON = RuntimeName.ONNX_RUNTIME, RuntimeName.TRITON

@@ -17,7 +17,7 @@ from longshore_triton import samples
 from longshore_triton.log import Log
 from longshore_triton.wanted import Wanted
 
-from tests.server.harness import free_ports
+from e2e.ports import free_ports
 from tests.triton.conftest import KEY, RECORDED, Endpoint
 
 GIVEN = {samples.KEY_HEADER: KEY}

@@ -28,7 +28,9 @@ from longshore.listen import listen
 from longshore.lists import Listed, list_all
 from longshore.measure import Measurer
 from longshore.metrics import Metrics
+from longshore.nodes import GpuNodes
 from longshore.notify import Notifier
+from longshore.observe import waiting_for_route
 from longshore.probes import serve_probes
 from longshore.queue import Queue
 from longshore.reconcile import Reconciler
@@ -82,7 +84,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
     async with await Cluster.connect(told=metrics.told) as cluster:
         senses, scraper = Senses(), Scraper()
         notifier, exerciser = Notifier(senses, metrics.notified), Exerciser(senses)
-        measurer = Measurer(senses)
+        measurer, nodes = Measurer(senses), GpuNodes(cluster, senses)
         examiner, inquirer, gauges = Examiner(senses), Inquirer(senses), Gauges(senses)
         activators = _activators(index, settings)
         if activators is not None:
@@ -100,9 +102,10 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
             notifier.notify,
             exerciser.exercise,
             measurer.measure,
+            nodes.follow,
         )
         queue: Queue[Key] = Queue(reconciler, process.workers, _log_failure)
-        examiner.wake = notifier.wake = inquirer.wake = measurer.wake = queue.add
+        examiner.wake = notifier.wake = inquirer.wake = measurer.wake = nodes.wake = queue.add
         listed = await _first_list(cluster, index, settings)
         _spare_the_collector()
         probes = serve_probes(process.host, process.port, metrics, queue.stuck_for, lambda: queue.depth)
@@ -143,7 +146,7 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
                     activators.wake = queue.add
                     parts.append(activators.run(cluster))
                 await _until(stop, watching, *parts)
-            parts_with_tasks = (scraper, inquirer, gauges, notifier, exerciser, measurer)
+            parts_with_tasks = (scraper, inquirer, gauges, notifier, exerciser, measurer, nodes)
             await asyncio.gather(*(part.close() for part in parts_with_tasks))
 
 
@@ -299,6 +302,10 @@ def _hearing(index: Index, queue: Queue[Key], awaited: Callable[[Key], bool]) ->
             queue.add(key)
         else:
             queue.add_after(key, GATHER if pressing else GATHER_PROGRESS)
+        if kind is MODEL_DEPLOYMENT and event == "DELETED":
+            # Its route is free for whoever waited for it.
+            for other in waiting_for_route(index):
+                queue.add_after(other, GATHER)
 
     return hear
 

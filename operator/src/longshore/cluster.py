@@ -32,6 +32,9 @@ the API server sends no bookmarks either.
 _LARGEST_EVENT = 16 << 20
 """Bytes; etcd keeps no object above 1.5 MiB."""
 
+_WHOLE = "application/json"
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
@@ -118,10 +121,16 @@ class Cluster:
                 return None
             raise
 
-    async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> dict[str, Any]:
-        """List objects; the answer is the whole List, with its resourceVersion."""
+    async def list(
+        self, kind: Kind, namespace: str | None, selector: str = "", metadata_only: bool = False
+    ) -> dict[str, Any]:
+        """List objects; the answer is the whole List, with its resourceVersion.
+
+        `metadata_only` leaves out spec and status (Kubernetes API concepts, "Metadata-only fetches").
+        """
         query = {"labelSelector": selector} if selector else {}
-        return await self._request(kind, "GET", kind.path(namespace), query)
+        accept = _METADATA if metadata_only else _WHOLE
+        return await self._request(kind, "GET", kind.path(namespace), query, accept=accept)
 
     async def watch(
         self, kind: Kind, namespace: str | None, selector: str, version: str
@@ -211,11 +220,12 @@ class Cluster:
         path: str,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
+        content_type: str = _WHOLE,
+        accept: str = _WHOLE,
     ) -> dict[str, Any]:
         self._told(method, kind.plural)
         try:
-            response = await self._send(method, path, query, body, content_type)
+            response = await self._send(method, path, query, body, content_type, accept=accept)
             data = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise _unreachable(method, path, error) from error
@@ -230,10 +240,11 @@ class Cluster:
         path: str,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
+        content_type: str = _WHOLE,
         limits: float | aiohttp.ClientTimeout = REQUEST_TIMEOUT,
+        accept: str = _WHOLE,
     ) -> RESTResponse:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         response: RESTResponse = await self._api.rest_client.request(

@@ -32,6 +32,7 @@ class Lease:
         self._name = name
         self._identity = identity
         self._seen: tuple[str, float] = ("", 0.0)
+        self._other: str | None = None
 
     async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
         """Wait for the lease, then run `work` for as long as it is held; give it back at the end.
@@ -47,7 +48,8 @@ class Lease:
         try:
             done, _ = await asyncio.wait({task, renewal}, return_when=asyncio.FIRST_COMPLETED)
             if renewal in done:
-                _LOGGER.error("the lease %s was lost", self._name)
+                why = f"{self._other} holds it" if self._other else "it could not be renewed in time"
+                _LOGGER.error("the lease %s was lost: %s", self._name, why)
             if task in done:
                 await task
         finally:
@@ -57,14 +59,18 @@ class Lease:
             await self._release()
 
     async def _renew(self) -> None:
+        """Renew until that failed for too long, or until another one holds the lease: two must not work."""
         held = time.monotonic()
         while time.monotonic() - held < RENEW_DEADLINE:
             await asyncio.sleep(RETRY)
             if await self._try():
                 held = time.monotonic()
+            elif self._other is not None:
+                return
 
     async def _try(self) -> bool:
-        """Take or renew the lease; tell whether it is held."""
+        """Take or renew the lease; tell whether it is held. `_other` is who was seen to hold it instead."""
+        self._other = None
         try:
             async with asyncio.timeout(RENEW_DEADLINE / 2):
                 lease = await self._cluster.get(LEASE, self._namespace, self._name)
@@ -73,6 +79,7 @@ class Lease:
                     return True
                 spec = lease.get("spec", {})
                 if not self._may_take(lease, spec):
+                    self._other = spec["holderIdentity"]
                     return False
                 await self._cluster.replace(LEASE, self._object(lease["metadata"], self._spec(spec)))
                 return True

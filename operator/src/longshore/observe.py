@@ -13,7 +13,7 @@ from longshore.api.parse import SpecError, parse_spec
 from longshore.budgets import budget_of
 from longshore.index import Index, Key
 from longshore.plan.diagnose import OUT_OF_MEMORY
-from longshore.plan.route import claims
+from longshore.plan.route import ROUTE_CONFLICT, claims
 from longshore.plan.state import (
     ActivatorView,
     DeploymentView,
@@ -31,6 +31,7 @@ from longshore.resources.names import (
     ATTEMPT,
     CHOSEN,
     COMPONENT,
+    GPU,
     IMAGE,
     KEY,
     MEASURE,
@@ -107,6 +108,7 @@ def observe(
         autoscalers=tuple(sorted(_foreign_autoscalers(everything, children))),
         budget=budget_of(index, key, senses),
         external=senses.external.get(key, {}) if senses else {},
+        gpu_nodes=senses.gpu_nodes if senses else None,
     )
 
 
@@ -175,6 +177,7 @@ def deployment_view(obj: Object) -> DeploymentView:
             image=notes.get(IMAGE),
             chosen=notes.get(CHOSEN),
             runtime=notes.get(RUNTIME),
+            gpu=notes.get(GPU),
         ),
         conditions=tuple(
             (c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
@@ -292,6 +295,16 @@ def _other_routes(index: Index, key: Key) -> tuple[RouteClaim, ...]:
         if claim is not None:
             found.append(claim)
     return tuple(found)
+
+
+def waiting_for_route(index: Index) -> list[Key]:
+    """Give the ModelDeployments whose route another one had at the last look."""
+    found = []
+    for key, root in index.roots():
+        conditions = root.get("status", {}).get("conditions", ())
+        if any(c.get("reason") == ROUTE_CONFLICT for c in conditions):
+            found.append(key)
+    return found
 
 
 def _claim(index: Index, key: Key, root: Object) -> RouteClaim | None:

@@ -48,6 +48,7 @@ class Reconciler:
         ] = lambda owner, pending, urls: None,
         exercise: Callable[[Key, Exercise | None], None] = lambda key, wanted: None,
         measure: Callable[[Owner, Measurement | None], None] = lambda owner, wanted: None,
+        look_at_nodes: Callable[[Key, bool], None] = lambda key, wanted: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
@@ -62,6 +63,7 @@ class Reconciler:
         self._exercise = exercise
         self._follow = follow
         self._measure = measure
+        self._look_at_nodes = look_at_nodes
         self._clock = clock
         self._store = ArtifactStore(settings.store_plain_http)
 
@@ -81,6 +83,7 @@ class Reconciler:
                 self._notify(Owner(key[0], key[1], ""), (), ())
                 self._follow(key, ())
                 self._measure(Owner(key[0], key[1], ""), None)
+                self._look_at_nodes(key, False)
                 return None
             plan = make_plan(observed)
             if plan.rests_on:
@@ -149,6 +152,7 @@ class Reconciler:
         self._inquire(key, plan.questions)
         self._follow(key, plan.queries)
         self._measure(observed.owner, plan.measurement)
+        self._look_at_nodes(key, plan.looks_at_nodes)
         if plan.preflight is not None:
             self._examine(observed, plan.preflight)
         else:

@@ -37,6 +37,8 @@ class Senses:
     """What Prometheus servers and web hooks said of a canary."""
     delivered: dict[Key, frozenset[str]] = field(default_factory=dict)
     """Entries of `status.notifications` that every web hook took."""
+    gpu_nodes: tuple[Mapping[str, str], ...] | None = None
+    """Labels of the nodes with a GPU; None while no model needs them, or nobody has looked yet."""
     activators: Callable[[Key], ActivatorView | None] | None = None
     """Tells what the activators know of a model; None where there are none."""
 

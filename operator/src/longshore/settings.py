@@ -29,6 +29,10 @@ class Settings(BaseModel):
     server_image: str = "localhost/longshore/server:dev"
     optimizer_image: str = "localhost/longshore/optimizer:dev"
     triton_image: str = "localhost/longshore/triton:dev"
+    tensorrt_image: str | None = Field(
+        default=None,
+        description="Optimizer with TensorRT, for engines; None: serving pods build them as they start.",
+    )
     store: str = Field(
         default="oci://localhost:5000/longshore", description="Where the optimize Job puts artifacts."
     )

@@ -97,9 +97,14 @@ class Watches:
 
     async def _list(self, kind: Kind, namespace: str | None) -> str | None:
         """Read the kind anew; gives the version to go on from, None where the cluster lacks the kind."""
+        known = kind.kind in self._index.installed
         listed = await list_place(self._cluster, self._index, kind, namespace)
         for key in listed.changed:
             self._wake(key)
+        if kind.optional and not known and kind.kind in self._index.installed:
+            # Whoever wants an object of the kind has none yet, so nothing of it is in the list.
+            for key, _ in self._index.roots():
+                self._wake(key)
         return listed.versions.get((kind, namespace))
 
     def _tell(self, kind: Kind, event: str, obj: Mapping[str, Any]) -> None:

@@ -12,8 +12,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from longshore.api.model import SecretReference
-from longshore.api.optimize import Data, Optimize
-from longshore.artifact.job import REQUEST_VARIABLE, JobReport, JobRequest, Outcome, Progress
+from longshore.api.optimize import Data, Export, Optimize
+from longshore.artifact.job import REQUEST_VARIABLE, JobReport, JobRequest, Outcome, Progress, Target
 from pydantic import ValidationError
 
 from longshore_optimizer import report_message
@@ -150,14 +150,16 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport |
     tell(Progress(stage="Fetch", message=f"fetching {request.model.uri}"))
     inputs = asyncio.run(fetch_inputs(request, work, settings))
     digests = {name: fetched.sha256 for name, fetched in inputs.data.items()}
-    key = artifact_key(
-        inputs.model.sha256,
-        digests,
-        request.optimize,
-        request.target,
-        version("longshore-optimizer"),
-        request.model.factory,
-    )
+
+    def key_for(target: Target) -> str:
+        release = version("longshore-optimizer")
+        return artifact_key(
+            inputs.model.sha256, digests, request.optimize, target, release, request.model.factory
+        )
+
+    key = key_for(request.target)
+    # Another GPU or driver wants another engine; what was measured of the candidates holds all the same.
+    measured = key_for(request.target.model_copy(update={"gpu": None}))
     own = replace(settings, credentials=_store_credentials(settings))
     store = open_store(request.store, own, work, plain_http=request.store_plain_http)
     found = asyncio.run(store.find(key))
@@ -174,7 +176,7 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport |
         return report_message.succeeded(found.manifest, found, cached=True, image=image)
     out = work / "artifact"
     index, count = worker(), request.optimize.parallelism if request.optimize else 1
-    place = StorePlace(store, key if index == 0 else note_key(key, index, "ledger"))
+    place = StorePlace(store, measured if index == 0 else note_key(measured, index, "ledger"))
     order = Request(
         model=inputs.model.path,
         input_sha256=inputs.model.sha256,
@@ -192,9 +194,9 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport |
         metric_function=_path(inputs, _METRIC),
         samples=request.samples,
         key=key,
-        ledger=Ledger(place, key),
+        ledger=Ledger(place, measured),
         share=Share(index, count, lambda i: StorePlace(store, note_key(key, i))) if count > 1 else None,
-        **settings_of(request.optimize),  # type: ignore[arg-type]
+        **(settings_of(request.optimize) | _with_engine(request)),  # type: ignore[arg-type]
     )
     reporter = Reporter(on_progress=tell)
     if index > 0:
@@ -206,6 +208,14 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport |
     stored: Stored = asyncio.run(store.put(out, key))
     image = _put_image(request, out, key, own, work)
     return report_message.succeeded(manifest, stored, cached=False, image=image)
+
+
+def _with_engine(request: JobRequest) -> dict[str, object]:
+    """Give the exports where a TensorRT engine is wanted: it is one, whether the spec names it or not."""
+    if request.target.gpu is None:
+        return {}
+    named = request.optimize.exports if request.optimize else ()
+    return {"exports": tuple(dict.fromkeys((*named, Export.TENSORRT)))}
 
 
 def _put_image(
@@ -298,7 +308,6 @@ def main() -> int:
         return _end(report_message.failed(starved), exit_code(starved.reason))
     except Exception as error:  # noqa: BLE001 - whatever happens must be reported
         traceback.print_exc()
-        cause = f"{type(error).__name__}: {error}"
         cause = f"{type(error).__name__}: {error}"
         unknown = Problem(Reason.INTERNAL_ERROR, f"the optimizer failed unexpectedly ({cause}): see its log")
         return _end(report_message.failed(unknown), EXIT_FAILED)

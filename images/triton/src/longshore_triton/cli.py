@@ -7,15 +7,17 @@ import os
 import secrets
 import shutil
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from longshore_triton import backends, flags, processes, samples, wanted
+from longshore_triton import backends, engine, flags, gathering, processes, samples, wanted
 from longshore_triton.closing import Closing
+from longshore_triton.engine import Engine
 from longshore_triton.errors import StartError
 from longshore_triton.log import Log
-from longshore_triton.repository import plan_repository
-from longshore_triton.supervise import Supervisor
+from longshore_triton.repository import Repository, plan_repository
+from longshore_triton.supervise import LOAD_FAILED, Supervisor
 
 _MESSAGE_BYTES = 3500
 """The kubelet keeps 4,096 bytes of a termination message."""
@@ -39,26 +41,53 @@ def _serve(options: argparse.Namespace, log: Log) -> int:
     if removed := processes.remove_left_regions():
         log.say("info", f"removed {removed} regions of shared memory that an earlier server left")
     has, in_python = backends.installed(home / "backends"), backends.in_python(home / "backends")
-    repository = plan_repository(options.model, asked, has, in_python)
-    shutil.rmtree(options.repository, ignore_errors=True)
-    options.repository.mkdir(parents=True)
-    repository.write(options.repository)
+    samples.serve(options.model, asked, log)
+    closing, told = Closing(home, log), threading.Event()
+
+    def serve(look: engine.Look) -> int:
+        repository = plan_repository(options.model, asked, has, in_python, look)
+        _write(repository, options.repository, log)
+        command = _command(options, asked, repository.complete)
+        configs = [model.config for model in repository.models]
+        environment = gathering.environment(_environment(), home, configs)
+        try:
+            return Supervisor(command, environment, asked, closing, log, told).run()
+        except StartError as error:
+            if not repository.has_engine or error.reason != LOAD_FAILED or told.is_set():
+                raise
+            failed = f"Triton could not load it ({error}): have it built again with this image's TensorRT"
+        return serve(lambda: failed)
+
+    return serve(lambda: engine.look(home / "backends"))
+
+
+def _write(repository: Repository, directory: Path, log: Log) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    repository.write(directory)
     for model in repository.models:
         log.say("info", f"configuration of {model.config.name}: {str(model.config).replace(chr(10), ' ')}")
-    command = flags.command(
+        if isinstance(model.engine, Engine):
+            log.say("info", f"the TensorRT engine for {model.engine.fit.gpu} is served")
+        elif model.engine is not None:
+            log.say("warning", f"the ONNX model is served, not a TensorRT engine: {model.engine}")
+
+
+def _command(options: argparse.Namespace, asked: wanted.Wanted, complete: bool) -> list[str]:
+    home: Path = options.home
+    return flags.command(
         home,
         options.repository,
         asked,
-        complete=repository.complete,
+        complete=complete,
         secret=secrets.token_urlsafe(32),
         limits_body=_knows(home / "bin" / "tritonserver", flags.BODY_LIMIT_FLAG),
     )
-    environment = {
-        **{name: value for name, value in os.environ.items() if name != wanted.VARIABLE},
-        "ORT_DISABLE_TELEMETRY": "1",
-    }
-    samples.serve(options.model, asked, log)
-    return Supervisor(command, environment, asked, Closing(home, log), log).run()
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != wanted.VARIABLE}
+    return {**kept, "ORT_DISABLE_TELEMETRY": "1"}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,16 +5,17 @@ from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from longshore_triton import backends, ensemble, modelconfig
+from longshore_triton import backends, engine, ensemble, modelconfig
 from longshore_triton.complete import complete
 from longshore_triton.curve import BatchPlan, plan
+from longshore_triton.engine import Engine
 from longshore_triton.errors import StartError
 from longshore_triton.generate import generate
 from longshore_triton.layout import ModelDirectory, find
 from longshore_triton.modelconfig import ModelConfig
 from longshore_triton.onnxfile import read_signature
 from longshore_triton.probe import Facts, probe
-from longshore_triton.tensors import Signature
+from longshore_triton.tensors import Signature, is_dynamic
 from longshore_triton.wanted import Wanted
 
 _UNKNOWN = Facts(batches=True, sizes=None)
@@ -23,10 +24,15 @@ _PLATFORM_OF_FILE = {"model.savedmodel": "tensorflow_savedmodel", "model.graphde
 
 @dataclass(frozen=True)
 class Planned:
-    """One model of the repository: its configuration, and where each version lies in the artifact."""
+    """One model of the repository: its configuration, and where each version lies in the artifact.
+
+    `engine` is the TensorRT engine that runs in place of the ONNX model, or why none does; None where none is
+    asked for.
+    """
 
     config: ModelConfig
     versions: Mapping[int, Path]
+    engine: Engine | str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,11 @@ class Repository:
 
     models: tuple[Planned, ...]
     complete: bool
+
+    @property
+    def has_engine(self) -> bool:
+        """Tell whether a TensorRT engine runs in place of an ONNX model."""
+        return any(isinstance(model.engine, Engine) for model in self.models)
 
     def write(self, directory: Path) -> None:
         """Write the configurations, and link each version to the artifact that stays where it is."""
@@ -49,7 +60,11 @@ class Repository:
 
 
 def plan_repository(
-    root: Path, wanted: Wanted, has: frozenset[str], in_python: frozenset[str] = frozenset()
+    root: Path,
+    wanted: Wanted,
+    has: frozenset[str],
+    in_python: frozenset[str] = frozenset(),
+    look: engine.Look = lambda: "nobody looked at this pod",
 ) -> Repository:
     """Decide the whole repository.
 
@@ -58,6 +73,7 @@ def plan_repository(
         wanted: what the operator asks for.
         has: backends of the image.
         in_python: those of them that run on Triton's Python backend.
+        look: tells what a TensorRT engine would find in this pod.
 
     Raises:
         StartError: it cannot be served so; the message names the cause and the next step.
@@ -65,7 +81,7 @@ def plan_repository(
     found = find(root, wanted.allow_python)
     served = _served(found, wanted.name)
     planned = [
-        _plan(model, wanted.name if model is served else model.name, wanted, has, in_python)
+        _plan(model, wanted.name if model is served else model.name, wanted, has, in_python, look)
         for model in found
     ]
     if len({p.config.name for p in planned}) < len(planned):
@@ -113,8 +129,21 @@ def _parsed(model: ModelDirectory) -> ModelConfig:
 
 
 def _plan(
-    model: ModelDirectory, name: str, wanted: Wanted, has: frozenset[str], in_python: frozenset[str]
+    model: ModelDirectory,
+    name: str,
+    wanted: Wanted,
+    has: frozenset[str],
+    in_python: frozenset[str],
+    look: engine.Look,
 ) -> Planned:
+    found = _engine(model, wanted, has, look)
+    if isinstance(found, Engine):
+        try:
+            return _plan_engine(model.path / engine.DIRECTORY, found, name, wanted)
+        except StartError as error:
+            found = (
+                f"the model that it was built from cannot be described ({error}): optimize the model again"
+            )
     shown = name or model.path.name
     if model.config is not None:
         own = _parsed(model)
@@ -148,7 +177,32 @@ def _plan(
         config = generated
     else:
         config = _without_signature(name, backend, model, wanted)
-    return Planned(config, model.versions)
+    return Planned(config, model.versions, found)
+
+
+def _engine(
+    model: ModelDirectory, wanted: Wanted, has: frozenset[str], look: engine.Look
+) -> Engine | str | None:
+    """Choose the engine beside an ONNX model as the optimizer leaves both."""
+    asked = wanted.accelerator == "TensorRT" and wanted.gpus > 0
+    alone = model.config is None and model.versions == {1: model.path} and model.backend == "onnxruntime"
+    return engine.choose(model.path, has, look) if asked and alone else None
+
+
+def _plan_engine(directory: Path, found: Engine, name: str, wanted: Wanted) -> Planned:
+    """Describe an engine by the ONNX model that it was built from, within the batches that it takes."""
+    wanted = replace(wanted, accelerator=None, max_batch_size=min(wanted.max_batch_size, found.most))
+    file = directory / "model.onnx"
+    signature = read_signature(file)
+    facts = probe(file, signature, wanted.cores, wanted.max_batch_size)
+    inner = [d for t in signature.inputs for d in t.shape[1 if facts.batches else 0 :]]
+    if any(map(is_dynamic, inner)):
+        # The engine takes such sizes up to those of the sample that it was built with, which stands nowhere.
+        facts = replace(facts, sizes=None)
+    config = generate(name, engine.BACKEND, signature, facts, _batches(facts, wanted, False), wanted)
+    config.max_batch_size = min(config.max_batch_size, found.most)
+    config.parameters["longshore_engine"].string_value = f"TensorRT {found.fit.tensorrt}, {found.fit.gpu}"
+    return Planned(config, {1: directory}, found)
 
 
 def _look(model: ModelDirectory, wanted: Wanted) -> tuple[Signature | None, Facts]:

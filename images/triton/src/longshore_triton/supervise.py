@@ -20,6 +20,9 @@ from longshore_triton.errors import StartError
 from longshore_triton.log import Log
 from longshore_triton.wanted import Wanted
 
+LOAD_FAILED = "ModelLoadFailed"
+"""Reason where the server ended before it was ready."""
+
 _LOOK_EVERY = 0.5
 _STUCK_SECONDS = 5.0
 """A stub that ended during the load and was not reaped for so long never told the server."""
@@ -41,13 +44,15 @@ class Supervisor:
         wanted: Wanted,
         closing: Closing,
         log: Log,
+        told: threading.Event | None = None,
     ) -> None:
+        """Prepare one run; `told` is set by the signal to end, and may have been before it starts."""
         self._command = list(command)
         self._environment = closing.environment(environment)
         self._closing = closing
         self._wanted = wanted
         self._log = log
-        self._told = threading.Event()
+        self._told = told or threading.Event()
         self._stubs: set[int] = set()
         self._ready = False
 
@@ -169,7 +174,7 @@ class Supervisor:
     def _died(self, code: int) -> StartError:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         when = "while serving" if self._ready else "while loading the model"
-        reason = "ServerFailed" if self._ready else "ModelLoadFailed"
+        reason = "ServerFailed" if self._ready else LOAD_FAILED
         return StartError(reason, f"tritonserver ended with {how} {when}: {self._words()}")
 
     def _words(self) -> str:

@@ -21,7 +21,9 @@ class Target(Wire):
 
     runtime: str = "OnnxRuntime"
     cpu_millicores: int = Field(default=1000, ge=1, description="CPU limit of a serving pod, in millicores")
-    gpu: str | None = Field(default=None, description="GPU product that serves, None on a CPU")
+    gpu: str | None = Field(
+        default=None, description="GPU that a TensorRT engine is built for, None where none is wanted"
+    )
 
 
 class JobRequest(Wire):

@@ -30,6 +30,13 @@ def run(
     triton_image: Annotated[
         str, typer.Option(envvar="LONGSHORE_TRITON_IMAGE")
     ] = "localhost/longshore/triton:dev",
+    tensorrt_image: Annotated[
+        str | None,
+        typer.Option(
+            help="Optimizer with TensorRT, which builds engines on the GPU's node; absent: pods build them.",
+            envvar="LONGSHORE_TENSORRT_IMAGE",
+        ),
+    ] = None,
     store: Annotated[
         str, typer.Option(help="Where artifacts go: oci://host/repository.", envvar="LONGSHORE_STORE")
     ] = "oci://localhost:5000/longshore",
@@ -105,6 +112,7 @@ def run(
         server_image=server_image,
         optimizer_image=optimizer_image,
         triton_image=triton_image,
+        tensorrt_image=tensorrt_image or None,
         store=store,
         store_plain_http=store_plain_http,
         activator_token=activator_token,

@@ -12,9 +12,11 @@ from longshore.api.serving import Packaging
 from longshore.api.status import MeasuredCandidate, Optimization
 from longshore.artifact.job import JobReport, Outcome, ReportRow
 from longshore.plan.diagnose import pod_problem, reason_of, report_of, unschedulable_again
+from longshore.plan.engine import EngineStage
 from longshore.plan.outcome import Deletion, Done, Problem, Waiting
 from longshore.plan.revision import artifact_key
 from longshore.plan.state import JobView, Observed, PodView
+from longshore.resources.gpu import Gpu
 from longshore.resources.job import job_request, optimize_job
 from longshore.resources.model_source import ModelSource, pulled_by_nodes
 from longshore.resources.names import RETRY
@@ -24,6 +26,9 @@ from longshore.settings import Settings
 BACKOFF_FIRST = 10.0
 BACKOFF_MOST = 300.0
 """Seconds between attempts of a Job whose failure may pass by itself, doubling from the first."""
+
+NODES_LOOK = 5.0
+"""Seconds until the next look while the nodes are not known; news of them wakes the model earlier."""
 
 _OUTSIDE = frozenset({"NotFound", "AccessDenied", "CredentialsMissing"})
 """Reasons that a change outside of the spec can mend: a file is uploaded, a Secret is made."""
@@ -54,6 +59,8 @@ class Artifact:
     chosen: str | None = None
     digest: str | None = None
     optimization: Optimization | None = None
+    gpu: Gpu | None = None
+    """What its TensorRT engine was built for."""
 
 
 @dataclass(frozen=True)
@@ -65,34 +72,40 @@ class ArtifactStage:
     delete: tuple[Deletion, ...] = ()
 
 
-def needs_job(spec: Spec) -> bool:
+def needs_job(spec: Spec, engine: EngineStage) -> bool:
     """Tell whether a Job must run before anything can be served.
 
     Without `optimize`, an ONNX model is served as it is; another format is converted by a Job, which also
-    makes the image of server and model. Where the
-    format is not named, the file's name decides; the pod's own check finds what the name hides.
+    makes the image of server and model, and TensorRT engines. Where the format is not named, the file's name
+    decides; the pod's own check finds what the name hides.
     """
-    if spec.optimize is not None or spec.serving.packaging is Packaging.IMAGE:
+    if spec.optimize is not None or spec.serving.packaging is Packaging.IMAGE or engine.gpu is not None:
         return True
     if spec.model.format is not None:
         return spec.model.format not in (Format.ONNX, Format.TRITON_REPOSITORY)
     return spec.model.uri.lower().split("?")[0].endswith(_CONVERTED)
 
 
-def decide(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
+def decide(observed: Observed, spec: Spec, revision: str, engine: EngineStage) -> ArtifactStage:
     """Decide what the revision loads."""
+    needed = needs_job(spec, engine)
     standing = observed.deployment(revision)
-    if standing is not None and (standing.provenance.artifact or not needs_job(spec)):
+    # One that was served as it is has no use for an engine that is built later.
+    if standing is not None and (standing.provenance.artifact or not needs_job(spec, EngineStage())):
         known = _known_optimization(observed, revision)
         source = ModelSource(spec.model, standing.provenance.artifact, standing.provenance.image)
-        job = observed.job(_key(observed, spec)) if needs_job(spec) else None
+        job = observed.job(_wanted(observed, spec, engine.gpu).key) if needed else None
         return ArtifactStage(
             Done(Artifact(source, standing.provenance.chosen, _digest(standing.provenance.artifact), known)),
-            delete=_superseded(observed, job),
+            # Until the nodes are known, a Job may be at work on what the present GPU needs.
+            delete=_superseded(observed, job) if engine.known else (),
         )
-    if not needs_job(spec):
+    if not needed:
         return ArtifactStage(Done(Artifact(ModelSource(spec.model))), delete=_superseded(observed, None))
-    return _by_job(observed, spec, revision)
+    if not engine.known:
+        looking = "the GPUs of the nodes are being looked at, as a TensorRT engine is built for one"
+        return ArtifactStage(Waiting("Optimizing", looking, NODES_LOOK))
+    return _by_job(observed, spec, revision, engine.gpu)
 
 
 def stored_artifacts(observed: Observed) -> frozenset[str]:
@@ -103,19 +116,33 @@ def stored_artifacts(observed: Observed) -> frozenset[str]:
     return frozenset(a for a in reported if _is_in_store(a, observed.settings.store))
 
 
-def _key(observed: Observed, spec: Spec) -> str:
-    return artifact_key(spec.model, spec.optimize, spec.serving, observed.settings.server_image)
+@dataclass(frozen=True)
+class _Wanted:
+    """What a Job is asked, under which key; `gpu` where it builds a TensorRT engine."""
+
+    spec: Spec
+    key: str
+    gpu: Gpu | None
 
 
-def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
+def _wanted(observed: Observed, spec: Spec, gpu: Gpu | None) -> _Wanted:
+    settings = observed.settings
+    own = spec.serving.triton.image if spec.serving.triton else None
+    # The images decide the release of TensorRT that builds an engine, and the one that loads it.
+    engine = (gpu.text, settings.tensorrt_image or "", own or settings.triton_image) if gpu else ()
+    key = artifact_key(spec.model, spec.optimize, spec.serving, settings.server_image, engine)
+    return _Wanted(spec, key, gpu)
+
+
+def _by_job(observed: Observed, spec: Spec, revision: str, gpu: Gpu | None) -> ArtifactStage:
     if spec.serving.packaging is Packaging.IMAGE and not _nodes_pull_the_store(observed.settings):
         return ArtifactStage(_unpackable(observed.settings), delete=_superseded(observed, None))
-    key = _key(observed, spec)
-    job = observed.job(key)
+    wanted = _wanted(observed, spec, gpu)
+    job = observed.job(wanted.key)
     superseded = _superseded(observed, job)
     store = observed.settings.store
     if job is None:
-        return _start(observed, spec, key, 1, superseded)
+        return _start(observed, wanted, 1, superseded)
     pod = _pod_of(observed, job)
     report = next((r for r in map(report_of, _messages(pod)) if r is not None), None)
     # The pods that helped may still be ending, or wait for a node: what the leader reports is all there is.
@@ -124,7 +151,7 @@ def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
             # The pod and its report are gone; the store still knows the key, so the next attempt is short.
             lost = Problem("ReportLost", f"Job {job.name} succeeded, but what it reports is lost")
             first = job.attempt == 1
-            return _try_again(observed, spec, key, job, lost, superseded, 0.0 if first else None)
+            return _try_again(observed, wanted, job, lost, superseded, 0.0 if first else None)
         if spec.serving.packaging is Packaging.IMAGE and report.image is None:
             older = Problem(
                 "ArtifactRefused",
@@ -145,10 +172,11 @@ def _by_job(observed: Observed, spec: Spec, revision: str) -> ArtifactStage:
             _short(report.chosen),
             _short(report.artifact_sha256),
             _optimization(revision, job.name, report),
+            gpu,
         )
         return ArtifactStage(Done(artifact), delete=superseded)
     if job.failed:
-        return _failed(observed, spec, key, job, pod, report, superseded)
+        return _failed(observed, wanted, job, pod, report, superseded)
     if pod is not None and pod.disrupted:
         message = f"pod {pod.name} was taken from its node: Job {job.name} starts another"
         return ArtifactStage(Waiting("Optimizing", message), delete=superseded)
@@ -178,18 +206,27 @@ def _unpackable(settings: Settings) -> Problem:
 
 
 def _start(
-    observed: Observed, spec: Spec, key: str, attempt: int, superseded: tuple[Deletion, ...]
+    observed: Observed, wanted: _Wanted, attempt: int, superseded: tuple[Deletion, ...]
 ) -> ArtifactStage:
-    samples = spec.rollout.preflight.samples
-    request = job_request(observed.owner, spec.model, spec.optimize, spec.serving, samples, observed.settings)
+    spec = wanted.spec
+    request = job_request(
+        observed.owner,
+        spec.model,
+        spec.optimize,
+        spec.serving,
+        spec.rollout.preflight.samples,
+        observed.settings,
+        wanted.gpu,
+    )
     job = optimize_job(
         observed.owner,
-        key,
+        wanted.key,
         request,
         spec.serving,
         observed.settings,
         attempt,
         observed.annotations.get(RETRY),
+        wanted.gpu,
     )
     name = job["metadata"]["name"]
     return ArtifactStage(
@@ -201,8 +238,7 @@ def _start(
 
 def _failed(
     observed: Observed,
-    spec: Spec,
-    key: str,
+    wanted: _Wanted,
     job: JobView,
     pod: PodView | None,
     report: JobReport | None,
@@ -210,16 +246,15 @@ def _failed(
 ) -> ArtifactStage:
     problem, retryable = _why(observed, job, pod, report)
     if observed.annotations.get(RETRY) not in (None, job.retry):
-        return _start(observed, spec, key, job.attempt + 1, superseded)
+        return _start(observed, wanted, job.attempt + 1, superseded)
     if not retryable:
         return ArtifactStage(problem, delete=superseded)
-    return _try_again(observed, spec, key, job, problem, superseded)
+    return _try_again(observed, wanted, job, problem, superseded)
 
 
 def _try_again(
     observed: Observed,
-    spec: Spec,
-    key: str,
+    wanted: _Wanted,
     job: JobView,
     problem: Problem,
     superseded: tuple[Deletion, ...],
@@ -232,7 +267,7 @@ def _try_again(
     # A clock that jumped back must not postpone the next attempt without bound.
     left = min(due - observed.now, pause)
     if left <= 0:
-        return _start(observed, spec, key, job.attempt + 1, superseded)
+        return _start(observed, wanted, job.attempt + 1, superseded)
     message = f"{problem.message} (attempt {job.attempt}; the next follows by itself)"
     return ArtifactStage(Problem(problem.reason, message, again=left), delete=superseded)
 

@@ -121,5 +121,7 @@ class Plan:
     """Copies of requests that pods shall be asked to send."""
     preflight: str | None = None
     """Revision that sample requests shall be sent to."""
+    looks_at_nodes: bool = False
+    """The labels of the nodes with a GPU are needed."""
     measurement: Measurement | None = None
     """Pods of several runtimes that sample requests shall be sent to."""

@@ -10,6 +10,7 @@ from longshore.api.status import Optimization, Revision
 from longshore.plan import analyse as analysis_stage
 from longshore.plan import artifact as artifact_stage
 from longshore.plan import autoscaler as autoscaler_stage
+from longshore.plan import engine as engine_stage
 from longshore.plan import measure as measure_stage
 from longshore.plan import scale as scale_stage
 from longshore.plan import serve as serve_stage
@@ -45,8 +46,9 @@ def make_plan(observed: Observed) -> Plan:
     runtime = runtime_of(spec.serving.runtime)
     if runtime is not None and (why := runtime.refuses(spec.serving)):
         return _keep_serving(observed, Problem("RuntimeRefuses", why))
-    revision = revision_of(spec)
-    optimized = artifact_stage.decide(observed, spec, revision)
+    engine = engine_stage.decide(observed, spec)
+    revision = revision_of(spec, engine.gpu.name if engine.gpu else "")
+    optimized = artifact_stage.decide(observed, spec, revision, engine)
     artifact = optimized.outcome.value if isinstance(optimized.outcome, Done) else None
     runtimes = measure_stage.decide(observed, spec, revision, artifact)
     spec, artifact = _on_runtime(spec, artifact, runtimes)
@@ -106,6 +108,7 @@ def make_plan(observed: Observed) -> Plan:
         preflight=serving.preflight,
         mirroring=serving.mirroring,
         measurement=runtimes.measurement,
+        looks_at_nodes=engine.looks,
     )
 
 

@@ -14,23 +14,31 @@ REVISION_LENGTH = 10
 KEY_LENGTH = 8
 
 
-def revision_of(spec: Spec) -> str:
+def revision_of(spec: Spec, gpu: str = "") -> str:
     """Name the revision: the hash of what makes a pod answer differently.
+
+    `gpu` is what its TensorRT engine is built for, empty without one and where that is not known.
 
     Values that equal their default are left out, so that neither a later version with more fields nor a
     default written out makes a new revision.
     """
     serving = _meaning(spec.serving)
     serving.pop("replicas", None)
-    return _hash({"model": _meaning(spec.model), "optimize": _optional(spec.optimize), "serving": serving})[
-        :REVISION_LENGTH
-    ]
+    parts = {"model": _meaning(spec.model), "optimize": _optional(spec.optimize), "serving": serving}
+    return _hash(parts | ({"gpu": gpu} if gpu else {}))[:REVISION_LENGTH]
 
 
-def artifact_key(model: Model, optimize: Optimize | None, serving: Serving, server_image: str) -> str:
+def artifact_key(
+    model: Model,
+    optimize: Optimize | None,
+    serving: Serving,
+    server_image: str,
+    engine: tuple[str, ...] = (),
+) -> str:
     """Hash what decides the artifact: model, optimize and the target it is measured for.
 
-    `server_image` counts where the model is put onto it.
+    `server_image` counts where the model is put onto it; `engine` tells what a TensorRT engine is built for,
+    and with, where there is one.
     """
     parts: dict[str, object] = {
         "model": _meaning(model),
@@ -40,6 +48,8 @@ def artifact_key(model: Model, optimize: Optimize | None, serving: Serving, serv
     }
     if serving.packaging is Packaging.IMAGE:
         parts["image"] = server_image
+    if engine:
+        parts["engine"] = engine
     return _hash(parts)[:KEY_LENGTH]
 
 

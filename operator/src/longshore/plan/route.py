@@ -12,6 +12,9 @@ from longshore.resources import grpcroute, httproute
 from longshore.resources.names import Owner
 from longshore.resources.route_rules import Division
 
+ROUTE_CONFLICT = "RouteConflict"
+"""Reason of a model whose route an older one has."""
+
 LOOK_OUTSIDE = 15.0
 """Seconds between looks at what no event of this ModelDeployment tells: another's route, a missing API."""
 
@@ -92,7 +95,7 @@ def _conflict(observed: Observed, route: Route) -> Problem | None:
         both = sorted(mine & other.keys)
         if both and (other.created, other.namespace, other.name) < myself:
             return Problem(
-                "RouteConflict",
+                ROUTE_CONFLICT,
                 f"ModelDeployment {other.namespace}/{other.name} has this route already ({both[0]}): "
                 "change route.hostnames or route.pathPrefix of one of them",
                 again=LOOK_OUTSIDE,

@@ -251,6 +251,7 @@ def _new_deployment(
         image=artifact.source.image,
         chosen=artifact.chosen,
         runtime=runtime.name,
+        gpu=artifact.gpu.name if artifact.gpu else None,
     )
     return deployment(observed.owner, revision, template, replicas, provenance)
 

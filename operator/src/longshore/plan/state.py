@@ -285,6 +285,8 @@ class Observed:
     """What Prometheus said for scaling, by position in `scaling.metrics`."""
     autoscalers: tuple[ForeignAutoscaler, ...] = ()
     """Those of others; Longshore's own is in `live`."""
+    gpu_nodes: tuple[Mapping[str, str], ...] | None = None
+    """Labels of the nodes with a GPU; None while nobody has looked."""
     budget: Budget | None = None
     """What it shares with others of its namespace; None where the spec names no budget."""
 

@@ -17,6 +17,7 @@ from longshore.resources.model_source import (
 from longshore.resources.names import (
     ARTIFACT,
     CHOSEN,
+    GPU,
     IMAGE,
     MODEL_URI,
     RUNTIME,
@@ -110,6 +111,9 @@ class Provenance:
     image: str | None = None
     chosen: str | None = None
     runtime: str | None = None
+    gpu: str | None = None
+    """Labels of the nodes that a TensorRT engine was built for, empty where they were not known; None without
+    an engine."""
 
     def annotations(self) -> dict[str, str]:
         """Give the annotations that hold it."""
@@ -120,7 +124,8 @@ class Provenance:
             CHOSEN: self.chosen,
             RUNTIME: self.runtime,
         }
-        return {key: value for key, value in values.items() if value}
+        found = {key: value for key, value in values.items() if value}
+        return found if self.gpu is None else found | {GPU: self.gpu}
 
 
 def deployment(

@@ -1,5 +1,6 @@
 """The optimize Job."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from longshore.api.base import seconds
@@ -8,6 +9,7 @@ from longshore.api.optimize import Optimize
 from longshore.api.serving import Packaging, Serving
 from longshore.artifact.job import JobRequest, Target
 from longshore.resources.deployment import container_resources, serving_millicores
+from longshore.resources.gpu import Gpu
 from longshore.resources.model_source import (
     pulled_by_pods,
     source_environment,
@@ -23,23 +25,36 @@ _WORK_LIMIT = "20Gi"
 _OWN_CODES = [1, 2, 3, 4, 5, 6, 7]
 """Exit codes with which the optimizer tells a failure in its report."""
 
+_ENGINE_SECONDS = 1800
+"""The optimizer's own bound for building an engine and comparing it, after the search."""
+
 _FETCH_SECONDS = 1800
 """Time for a Job without a search: fetching and converting only."""
 
 
 def job_request(
-    owner: Owner, model: Model, optimize: Optimize | None, serving: Serving, samples: int, settings: Settings
+    owner: Owner,
+    model: Model,
+    optimize: Optimize | None,
+    serving: Serving,
+    samples: int,
+    settings: Settings,
+    gpu: Gpu | None = None,
 ) -> JobRequest:
     """Give what the Job is asked; it measures for the CPU that a serving pod has.
 
-    `samples` are the requests that a preflight asks.
+    `samples` are the requests that a preflight asks; `gpu` is what a TensorRT engine is built for.
     """
     return JobRequest(
         namespace=owner.namespace,
         name=owner.name,
         model=model,
         optimize=optimize,
-        target=Target(runtime=serving.runtime.value, cpu_millicores=serving_millicores(serving)),
+        target=Target(
+            runtime=serving.runtime.value,
+            cpu_millicores=serving_millicores(serving),
+            gpu=gpu.text if gpu else None,
+        ),
         store=settings.store,
         store_plain_http=settings.store_plain_http,
         samples=samples,
@@ -57,11 +72,13 @@ def optimize_job(
     settings: Settings,
     attempt: int = 1,
     retry: str | None = None,
+    gpu: Gpu | None = None,
 ) -> dict[str, Any]:
     """Build the Job for an artifact key.
 
     A disruption (drained or vanished node) starts the pod again; any other failure ends the Job, so that
-    its reason is read and told. Source: Kubernetes "Pod failure policy".
+    its reason is read and told. Source: Kubernetes "Pod failure policy". With `gpu` it runs on such a node,
+    where it builds a TensorRT engine too.
     """
     optimize = request.optimize
     resources = (
@@ -71,10 +88,10 @@ def optimize_job(
     )
     container = {
         "name": "optimizer",
-        "image": settings.optimizer_image,
+        "image": (settings.tensorrt_image if gpu else None) or settings.optimizer_image,
         "args": ["job"],
         "env": environment({**source_environment(request, settings), "LONGSHORE_WORK": WORK_PATH}),
-        "resources": resources,
+        "resources": _with_gpu(resources, gpu),
         "volumeMounts": [
             {"name": "work", "mountPath": WORK_PATH},
             *source_mounts(request.model, optimize, settings),
@@ -89,10 +106,15 @@ def optimize_job(
     overlay = serving.pod_template
     spec |= {
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": int(budget) + settings.job_active_deadline_grace,
+        "activeDeadlineSeconds": int(budget)
+        + settings.job_active_deadline_grace
+        + (_ENGINE_SECONDS if gpu else 0),
     }
-    if overlay.node_selector:
-        spec["nodeSelector"] = dict(overlay.node_selector)
+    selector = {**overlay.node_selector, **(dict(gpu.labels) if gpu else {})}
+    if selector:
+        spec["nodeSelector"] = selector
+    if gpu and overlay.runtime_class_name:
+        spec["runtimeClassName"] = overlay.runtime_class_name
     if overlay.tolerations:
         spec["tolerations"] = [toleration.to_wire() for toleration in overlay.tolerations]
     if settings.image_pull_secrets:
@@ -116,6 +138,13 @@ def optimize_job(
             "template": {"metadata": {"labels": owner.labels(OPTIMIZER)}, "spec": spec},
         },
     }
+
+
+def _with_gpu(resources: Mapping[str, Any], gpu: Gpu | None) -> Mapping[str, Any]:
+    """Ask for one GPU, or one slice of the kind that serves."""
+    if gpu is None:
+        return resources
+    return {**resources, "limits": {**resources["limits"], gpu.resource: "1"}}
 
 
 def _workers(count: int) -> dict[str, Any]:

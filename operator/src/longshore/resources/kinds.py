@@ -13,7 +13,7 @@ Object = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """A namespaced kind. `group` is empty for the core group."""
+    """A kind, namespaced but for Node. `group` is empty for the core group."""
 
     group: str
     version: str
@@ -62,6 +62,7 @@ ENDPOINT_SLICE = Kind(
     *("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
     made_by="endpointslice.kubernetes.io/managed-by",
 )
+NODE = Kind("", "v1", "Node", "nodes")
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
 CHILDREN: tuple[Kind, ...] = (

@@ -9,6 +9,7 @@ import errno
 import os
 import platform
 import resource
+import socket
 import struct
 
 _PR_SET_NO_NEW_PRIVS = 38
@@ -22,6 +23,8 @@ _JUMP_AT_LEAST = 0x35
 _RETURN = 0x06
 _OFFSET_NUMBER = 0
 _OFFSET_ARCHITECTURE = 4
+_OFFSET_FIRST_ARGUMENT = 16
+"""Of its lower half: both architectures are little-endian, and the kernel takes an int."""
 _X32_BIT = 0x40000000
 
 # (audit architecture, denied system calls: socket, io_uring_setup, ptrace, process_vm_writev)
@@ -31,7 +34,7 @@ _ARCHITECTURES = {
 }
 
 
-def _filter(architecture: int, denied: tuple[int, ...]) -> bytes:
+def _filter(architecture: int, denied: tuple[int, ...], but_local: bool) -> bytes:
     deny = _ERRNO | errno.EPERM
     program: list[tuple[int, int, int, int]] = [
         (_LOAD_WORD, 0, 0, _OFFSET_ARCHITECTURE),
@@ -41,6 +44,14 @@ def _filter(architecture: int, denied: tuple[int, ...]) -> bytes:
         (_JUMP_AT_LEAST, 0, 1, _X32_BIT),
         (_RETURN, 0, 0, deny),
     ]
+    if but_local:
+        program += [
+            (_JUMP_EQUAL, 0, 3, denied[0]),
+            (_LOAD_WORD, 0, 0, _OFFSET_FIRST_ARGUMENT),
+            (_JUMP_EQUAL, 0, 1, socket.AF_UNIX),
+            (_RETURN, 0, 0, _ALLOW),
+            (_LOAD_WORD, 0, 0, _OFFSET_NUMBER),
+        ]
     for number in denied:
         program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, deny)]
     program.append((_RETURN, 0, 0, _ALLOW))
@@ -51,8 +62,8 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def deny_network() -> None:
-    """Forbid new sockets to this process and its children.
+def deny_network(but_local: bool = False) -> None:
+    """Forbid new sockets to this process and its children; `but_local` leaves those of AF_UNIX.
 
     Raises:
         OSError: the kernel or the architecture does not support it; nothing hostile may be loaded then.
@@ -60,7 +71,7 @@ def deny_network() -> None:
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no network filter for {machine}")
-    code = _filter(*_ARCHITECTURES[machine])
+    code = _filter(*_ARCHITECTURES[machine], but_local)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.cast(buffer, ctypes.c_void_p))
     libc = ctypes.CDLL(None, use_errno=True)

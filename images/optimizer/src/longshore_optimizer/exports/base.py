@@ -45,6 +45,8 @@ class Exporter(Protocol):
     """Mean cosine with the ONNX model that a faithful export reaches."""
     from_float: bool
     """Whether it cannot be made from a model that is quantized already: it is made from the original then."""
+    most_samples: int
+    """Samples that it is compared on, at most."""
 
     def write(self, work: ExportWork) -> Path:
         """Write the files; gives the one that a runtime loads."""
@@ -58,6 +60,15 @@ class Exporter(Protocol):
         """Sentences on what was written, for the report."""
         ...
 
+    def latencies(self, written: Path, work: ExportWork) -> list[float] | None:
+        """Time of some runs in ms each, where the runtime tells better than a clock around `runner`."""
+        ...
+
+    def withdraw(self, work: ExportWork, why: str) -> str | None:
+        """Remove what failed or answers differently; gives why what is left was not compared, None where
+        nothing of use is left."""
+        ...
+
 
 class MissingDataError(Exception):
     """A format needs data that was not given; the message says which."""
@@ -68,11 +79,22 @@ class Format:
 
     least_agreement = LEAST_AGREEMENT
     from_float = False
+    most_samples = 64
 
     def notes(self, written: Path, work: ExportWork) -> tuple[str, ...]:
         """Nothing to add."""
         del written, work
         return ()
+
+    def latencies(self, written: Path, work: ExportWork) -> list[float] | None:
+        """Take those of a clock around the runner."""
+        del written, work
+        return None
+
+    def withdraw(self, work: ExportWork, why: str) -> str | None:
+        """All of it is one thing."""
+        del work, why
+        return None
 
 
 class Exported(Wire):

@@ -16,6 +16,8 @@ DIRECTORY = "exports"
 """Where exports lie in the artifact: `exports/<format>/`."""
 
 _TIMEOUT = 900.0
+_TIMEOUTS = {Export.TENSORRT: 1800.0}
+"""Building an engine tries out many kernels of each layer on the GPU."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def _make(export: Export, sources: Sources, out: Path, cores: Cores, seed: int) 
         try:
             exported = worker.ask(
                 Exported,
-                _TIMEOUT,
+                _TIMEOUTS.get(export, _TIMEOUT),
                 operation="export",
                 export=export.value,
                 model=str(sources.model),

@@ -22,7 +22,7 @@ from onnx import TensorProto
 from longshore_optimizer.convert.lockdown import deny_network
 from longshore_optimizer.convert.parity import compare
 from longshore_optimizer.data import batches, read, synthesize
-from longshore_optimizer.exports.base import Exported, ExportWork, Runner
+from longshore_optimizer.exports.base import Exported, Exporter, ExportWork, Runner
 from longshore_optimizer.exports.registry import exporter
 from longshore_optimizer.measure.protocol import Failure, Request
 from longshore_optimizer.measure.session import open_session, tensor_specs
@@ -30,7 +30,6 @@ from longshore_optimizer.metrics import agreement
 
 Feeds = dict[str, NDArray[Any]]
 
-_MOST_SAMPLES = 64
 _MOST_CALIBRATION = 256
 _NOT_PLAIN = frozenset(
     {
@@ -58,7 +57,7 @@ def export(request: Request) -> Exported:
     session = open_session(model, threads)
     inputs = tensor_specs(session.get_inputs())
     if request.get("data"):
-        dataset = read(Path(request["data"]), "evaluation", inputs).head(_MOST_SAMPLES)
+        dataset = read(Path(request["data"]), "evaluation", inputs).head(format_.most_samples)
     else:
         dataset = synthesize(inputs, 8, int(request.get("seed", 0)), int(request.get("symbol", 1)))
     feeds: list[Feeds] = [dict(b.feeds) for b in batches(dataset, inputs, 1)]
@@ -69,24 +68,44 @@ def export(request: Request) -> Exported:
     work = ExportWork(model, Path(request["out"]), threads, feeds[0], calibration)
     work.out.mkdir(parents=True, exist_ok=True)
     written = format_.write(work)
+    run = format_.runner(written, work)
+    if isinstance(run, str):
+        return _exported(format_, written, work, from_original, {"not_compared": run})
+    wanted = [session.run(None, f) for f in feeds]
+    try:
+        compared = _compared([o.name for o in session.get_outputs()], wanted, [run(f) for f in feeds])
+        agreed = compared["agreement"]
+        latencies = format_.latencies(written, work) or _latencies(run, feeds)
+    except Exception as error:
+        if (left := format_.withdraw(work, str(error))) is None:
+            raise
+        return _exported(format_, written, work, from_original, {"not_compared": left})
+    if not agreed >= format_.least_agreement:
+        why = (
+            f"it answers differently: agreement {agreed:.4f} on {len(wanted)} samples, "
+            f"{format_.least_agreement:g} is asked for"
+        )
+        if (left := format_.withdraw(work, why)) is not None:
+            return _exported(format_, written, work, from_original, {"not_compared": left})
+    timed = {"p50_ms": float(np.percentile(latencies, 50)), "p95_ms": float(np.percentile(latencies, 95))}
+    found = {"samples": len(wanted), **timed, **compared}
+    return _exported(format_, written, work, from_original, found)
+
+
+def _exported(
+    format_: Exporter, written: Path, work: ExportWork, from_original: bool, found: dict[str, Any]
+) -> Exported:
+    """Answer with the files that are there."""
     files = sorted(p for p in work.out.rglob("*") if p.is_file())
-    exported = Exported(
+    return Exported(
         files=tuple(str(p.relative_to(work.out)) for p in files),
         size_bytes=sum(p.stat().st_size for p in files),
         least_agreement=format_.least_agreement,
         runtime=format_.runtime,
         from_original=from_original,
         notes=format_.notes(written, work),
+        **found,
     )
-    run = format_.runner(written, work)
-    if isinstance(run, str):
-        return exported.model_copy(update={"not_compared": run})
-    wanted = [session.run(None, f) for f in feeds]
-    found = [run(f) for f in feeds]
-    compared = _compared([o.name for o in session.get_outputs()], wanted, found)
-    latencies = _latencies(run, feeds)
-    timed = {"p50_ms": float(np.percentile(latencies, 50)), "p95_ms": float(np.percentile(latencies, 95))}
-    return exported.model_copy(update={"samples": len(wanted), **timed, **compared})
 
 
 def plain_float(model: Path) -> bool:
@@ -147,13 +166,15 @@ def main() -> None:
     os.dup2(2, 1)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("900")
-    # Nothing here needs the network, and some converters tell their makers about each run.
-    with suppress(OSError):
-        deny_network()
     for line in sys.stdin:
+        request = json.loads(line)
+        # Nothing here needs the network, and some converters tell their makers about each run. CUDA may reach
+        # its GPU through a server on the same node (MPS), by a socket in the file system.
+        with suppress(OSError):
+            deny_network(but_local=request.get("export") == Export.TENSORRT)
         answer: Wire
         try:
-            answer = export(json.loads(line))
+            answer = export(request)
         except MemoryError:
             answer = Failure(error="out of memory", kind="MemoryError")
         except Exception as error:  # noqa: BLE001 - whatever a library raises is an answer, not a crash
