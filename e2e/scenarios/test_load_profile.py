@@ -22,7 +22,7 @@ GOOD = classifier(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
 ROW = {"x": np.eye(4, dtype=np.float32)[:1]}
 SMALL = {"requests": {"cpu": "50m", "memory": "128Mi"}}
 LOW, HIGH = 5.0, 55.0
-OBJECTIVE = 0.5
+OBJECTIVE = 1.0
 PROFILE = {
     "min": 1,
     "max": 3,
