@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from e2e.kit.load import Load
-from e2e.kit.model_deployment import ModelDeployment, asked_from
+from e2e.kit.model_deployment import ModelDeployment, asked_from, start_deadline
 from e2e.kit.models import classifier, fragile, slow, unknown_operator
 from e2e.kit.operator import Operator
 from e2e.kit.wait import eventually
@@ -102,7 +102,7 @@ def test_a_slow_revision_is_caught_by_the_latency_objective(deployment: New, pus
 
 def test_a_revision_that_crashes_never_gets_a_request(deployment: New, push: Push) -> None:
     model, first = started(deployment, push, "crashing")
-    impatient = STEPS | {"progressDeadline": "20s"}
+    impatient = STEPS | {"progressDeadline": start_deadline(20)}
     with Load(model, ROW, rate=20) as load:
         eventually(lambda: load.sent > 20, "load runs", 30)
         model.apply(

@@ -80,12 +80,14 @@ async def test_it_converges_and_three_resyncs_and_a_restart_write_nothing(kube: 
         assert writers == {"git"}
 
 
-@pytest.mark.parametrize("name", ["everything", "odd", "free"])
+@pytest.mark.parametrize("name", ["everything", "odd", "free", "triton"])
 async def test_a_spec_with_every_field_rests_too(kube: Kube, name: str) -> None:
     spec = {
         "everything": {k: v for k, v in TAKEN["everything"].items() if k not in ("optimize", "route")},
         "odd": {**SPEC, "serving": ODD},
         "free": {**SPEC, "serving": {"podTemplate": {"labels": {"app.kubernetes.io/name": "mine"}}}},
+        # Its shared memory is 1024Mi, which the API server writes otherwise.
+        "triton": {**SPEC, "serving": {"runtime": "Triton", "resources": {"limits": {"cpu": "900"}}}},
     }[name]
     async with Driver(kube, f"converge-{name}") as driver:
         kube.create(models_path(driver.namespace), model("digits", spec, driver.namespace))

@@ -5,15 +5,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiohttp import web
 from longshore.listen import targets_of
+from longshore.plan import mirror
 from longshore.plan.mirror import Mirroring
 from longshore.resources.names import Owner, mirror_key
 from longshore.resources.networkpolicy import serving_policy
+from longshore.runtimes.base import COPIES
 from longshore.runtimes.onnxruntime import RUNTIME
+from longshore.runtimes.triton import RUNTIME as TRITON
 from longshore.scrape import Scraper, ScrapeTarget
 
 from e2e.ports import free_ports
@@ -124,7 +128,10 @@ def test_copies_that_nobody_answers_are_told_with_where_they_go() -> None:
     assert canary.key in canary.world.senses.mirroring, "it is tried again"
 
 
-def test_a_runtime_without_copies_is_told_as_unsupported() -> None:
+def test_a_runtime_without_copies_is_told_as_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    series = {name: found for name, found in TRITON.metrics.series.items() if name not in COPIES}
+    alone = SimpleNamespace(metrics=replace(TRITON.metrics, series=series))
+    monkeypatch.setattr(mirror, "runtime_of", lambda name: alone if name is TRITON.name else None)
     canary = Canary(SHADOW, serving={"runtime": "Triton"})
     fields = canary.world.condition("FieldsSupported")
     assert "spec.rollout.strategy (this runtime copies no requests" in fields["message"]

@@ -47,7 +47,7 @@ def log(tmp_path: Path) -> Iterator[Log]:
 @contextmanager
 def serving(artifact: Path, log: Log) -> Iterator[int]:
     (port,) = free_ports(1)
-    server = samples.serve(artifact, Wanted("m", samples_port=port, samples_key=KEY), log)
+    server = samples.serve(artifact, Wanted("m", samples_port=port, samples_key=KEY), None, log)
     assert server is not None
     try:
         yield port
@@ -125,18 +125,18 @@ class TestPort:
             (artifact / samples.FILE).symlink_to(artifact.parent / "secret")
         elif kind == "directory":
             (artifact / samples.FILE).mkdir()
-        assert samples.serve(artifact, Wanted("m", samples_key=KEY), log) is None
+        assert samples.serve(artifact, Wanted("m", samples_key=KEY), None, log) is None
 
     def test_is_not_open_without_a_key(self, artifact: Path, log: Log) -> None:
         (artifact / samples.FILE).write_text("{}\n")
-        assert samples.serve(artifact, Wanted("m"), log) is None
+        assert samples.serve(artifact, Wanted("m"), None, log) is None
 
     def test_that_is_taken_is_told_and_nothing_else_fails(
         self, artifact: Path, log: Log, tmp_path: Path
     ) -> None:
         (artifact / samples.FILE).write_text("{}\n")
         with serving(artifact, log) as port:
-            assert samples.serve(artifact, Wanted("m", samples_port=port, samples_key=KEY), log) is None
+            assert samples.serve(artifact, Wanted("m", samples_port=port, samples_key=KEY), None, log) is None
         assert f"recorded requests are not given at port {port}" in said(tmp_path)
 
     @pytest.mark.parametrize(

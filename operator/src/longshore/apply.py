@@ -41,7 +41,10 @@ async def apply_plan(
         if desired["kind"] == "Job" and live is not None:
             continue  # a Job's template cannot change; another wish is another Job
         if not _stands(index, wanted, live):
-            index.put(await _apply_one(cluster, observed, wanted, known=live is not None))
+            answer = await _apply_one(cluster, observed, wanted, known=live is not None)
+            index.put(answer)
+            # What is written otherwise than asked (1024Mi as 1Gi), by the API server or a webhook, stands so.
+            index.standing[answer["metadata"]["uid"]] = _compared(answer, wanted)
             writes += 1
     for deletion in plan.delete:
         kind = _KINDS[deletion.kind]
@@ -55,7 +58,7 @@ def _stands(index: Index, wanted: Mapping[str, Any], live: Mapping[str, Any] | N
     """Tell whether an object stands as wanted; the same two versions are compared once."""
     if live is None:
         return False
-    compared = (live["metadata"]["resourceVersion"], wanted["metadata"]["annotations"][APPLIED])
+    compared = _compared(live, wanted)
     uid = live["metadata"]["uid"]
     if index.standing.get(uid) == compared:
         return True
@@ -63,6 +66,10 @@ def _stands(index: Index, wanted: Mapping[str, Any], live: Mapping[str, Any] | N
         return False
     index.standing[uid] = compared
     return True
+
+
+def _compared(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, str]:
+    return live["metadata"]["resourceVersion"], wanted["metadata"]["annotations"][APPLIED]
 
 
 async def write_status(

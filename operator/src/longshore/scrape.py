@@ -17,6 +17,10 @@ TIMEOUT = 1.0
 CONCURRENCY = 256
 MIRROR_PATH = "/mirror"
 MIRROR_KEY_HEADER = "Longshore-Mirror-Key"
+_OLDER = (
+    "its server was started by an older version and sends no copies: promote this revision, or take strategy "
+    "Canary; later rollouts can be mirrored"
+)
 _LARGEST = 4 * 2**20
 """Bytes of an answer; a server with more to say is not one of ours."""
 
@@ -70,10 +74,10 @@ class Scraper:
             )
         try:
             async with self._slots:
-                unmirrored = await self._mirror(target)
+                unmirrored, copies = await self._mirror(target)
                 text = await self._text(target, target.source.path)
                 at = self._clock()
-                values = parse_metrics(text, target.source)
+                values = {**copies, **parse_metrics(text, target.source)}
                 predictions = await self._predictions(target) if target.predictions else {}
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             return str(error) or type(error).__name__
@@ -81,11 +85,14 @@ class Scraper:
             target.pod, target.uid, target.revision, at, target.process, values, predictions, unmirrored
         )
 
-    async def _mirror(self, target: ScrapeTarget) -> str:
-        """Ask a pod to send copies of requests; gives why it does not. Its counters count all the same."""
-        wanted = target.mirroring
-        if wanted is None or "mirroring" not in target.source.series:
-            return ""
+    async def _mirror(self, target: ScrapeTarget) -> tuple[str, Mapping[str, float]]:
+        """Ask a pod to send copies of requests; gives why it does not, and what it counts of them there.
+
+        Its other counters count all the same.
+        """
+        wanted, source = target.mirroring, target.source
+        if wanted is None or "mirroring" not in source.series:
+            return "", {}
         assert self._session is not None  # the caller opened it
         document = {
             "share": wanted.share,
@@ -95,19 +102,21 @@ class Scraper:
         }
         try:
             async with self._session.post(
-                _url(target, MIRROR_PATH),
+                _url(target, MIRROR_PATH, source.mirror_port),
                 json=document,
                 headers={MIRROR_KEY_HEADER: wanted.key},
                 allow_redirects=False,
             ) as response:
                 if response.status == 404:
-                    return (
-                        "its server was started by an older version and sends no copies: promote this "
-                        "revision, or take strategy Canary; later rollouts can be mirrored"
-                    )
-                return "" if response.status == 200 else f"HTTP {response.status}"
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return str(error) or type(error).__name__
+                    return _OLDER, {}
+                if response.status != 200:
+                    return f"HTTP {response.status}", {}
+                told = await read_limited(response, _LARGEST) if source.mirror_port else b""
+                return "", parse_metrics(told.decode("utf-8", "replace"), source)
+        except aiohttp.ClientConnectorError as error:
+            return (_OLDER if source.mirror_port else str(error)), {}
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            return str(error) or type(error).__name__, {}
 
     async def _predictions(self, target: ScrapeTarget) -> dict[str, dict[int, int]]:
         """Give what a pod predicted; nothing where it does not say: its counters count all the same."""
@@ -133,6 +142,6 @@ class Scraper:
         return body.decode("utf-8", "replace")
 
 
-def _url(target: ScrapeTarget, path: str) -> str:
+def _url(target: ScrapeTarget, path: str, port: int = 0) -> str:
     host = f"[{target.address}]" if ":" in target.address else target.address
-    return f"http://{host}:{target.source.port}{path}"
+    return f"http://{host}:{port or target.source.port}{path}"

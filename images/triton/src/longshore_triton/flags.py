@@ -18,7 +18,7 @@ BODY_LIMIT_FLAG = "http-max-input-size"
 
 
 def command(
-    home: Path, repository: Path, wanted: Wanted, complete: bool, secret: str, limits_body: bool
+    home: Path, repository: Path, wanted: Wanted, complete: bool, secret: str, traces: Path, limits_body: bool
 ) -> list[str]:
     """Build the command line.
 
@@ -27,7 +27,8 @@ def command(
         repository: the model repository.
         wanted: what the operator asks for.
         complete: every configuration says all, so that no model is started only to be asked.
-        secret: a random word that opens the closed APIs; nobody is told.
+        secret: a random word that opens the closed APIs; no client is told.
+        traces: a directory for what tracing writes, which the API alone can switch on but not move.
         limits_body: the server knows the flag that bounds a request's body.
     """
     flags = {
@@ -61,4 +62,8 @@ def command(
     words = [str(home / "bin" / "tritonserver")]
     for name, value in flags.items():
         words.append(f"--{name}" if name == "disable-auto-complete-config" else f"--{name}={value}")
+    if wanted.mirror_target:
+        words += [
+            f"--trace-config={word}" for word in ("mode=triton", f"triton,file={traces}/trace", "level=OFF")
+        ]
     return words

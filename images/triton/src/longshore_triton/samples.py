@@ -1,7 +1,8 @@
-"""Gives the requests that the optimizer left beside the model, at a port of its own: Triton has no such path.
+"""A port beside Triton's own, for the operator: requests that the optimizer recorded, and leases of copies.
 
-The operator asks them of a new revision before clients do. What is answered, and to whom, is the same as on
-Longshore's own server.
+It asks the first of a new revision before clients do, and by the second lets requests be copied to one
+(longshore_triton/mirror.py). What is answered, and to whom, is the same as on Longshore's own server, but
+that the answer to a lease is what the copies count: Triton's metrics have no place for it.
 """
 
 import hmac
@@ -19,6 +20,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
 from longshore_triton.log import Log
+from longshore_triton.mirror import Mirror, RefusedError
 from longshore_triton.wanted import Wanted
 
 FILE = "samples.jsonl"
@@ -27,6 +29,7 @@ LARGEST = 4 << 20
 """Bytes of all requests together."""
 
 PATH = "/samples"
+MIRROR_PATH = "/mirror"
 KEY_HEADER = "Longshore-Mirror-Key"
 _SOURCE_HEADER = "Longshore-Samples"
 _EVALUATION = "evaluation"
@@ -34,6 +37,9 @@ _EVALUATION = "evaluation"
 
 _LARGEST_HEAD = 8 << 10
 """Bytes of a request's line and headers."""
+
+_LARGEST_LEASE = 1 << 10
+"""Bytes of a request for a lease."""
 
 _END = b"\r\n\r\n"
 
@@ -51,18 +57,18 @@ def find(directory: Path) -> Path | None:
     return file if file.is_file() and file.resolve().is_relative_to(directory.resolve()) else None
 
 
-def serve(artifact: Path, wanted: Wanted, log: Log) -> "SamplesServer | None":
-    """Begin to give the recorded requests, in the background, to whoever knows `wanted.samples_key`.
+def serve(artifact: Path, wanted: Wanted, mirror: Mirror | None, log: Log) -> "SamplesServer | None":
+    """Begin to answer whoever knows `wanted.samples_key`, in the background.
 
     Returns:
-        The server; None where there is no key or no such file, or the port is taken: the model is served all
-        the same.
+        The server; None where there is no key or nothing to give, or the port is taken: the model is served
+        all the same.
     """
     file = find(artifact)
-    if file is None or not wanted.samples_key:
+    if not wanted.samples_key or (file is None and mirror is None):
         return None
     try:
-        server = SamplesServer(file, wanted.samples_port, wanted.samples_key, log)
+        server = SamplesServer(file, wanted.samples_port, wanted.samples_key, mirror, log)
     except OSError as error:
         log.say("warning", f"recorded requests are not given at port {wanted.samples_port}: {error.strerror}")
         return None
@@ -71,7 +77,7 @@ def serve(artifact: Path, wanted: Wanted, log: Log) -> "SamplesServer | None":
 
 
 class SamplesServer(ThreadingMixIn, TCPServer):
-    """Answers `GET /samples`, one request a connection; its threads end with the process.
+    """Answers `GET /samples` and `POST /mirror`, one request a connection; its threads end with the process.
 
     It is no `HTTPServer`: that one asks DNS for its own name, which a pod may not reach.
     """
@@ -80,9 +86,10 @@ class SamplesServer(ThreadingMixIn, TCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, file: Path, port: int, key: str, log: Log) -> None:
+    def __init__(self, file: Path | None, port: int, key: str, mirror: Mirror | None, log: Log) -> None:
         """Listen at `port`. Raises OSError."""
         self.file = file
+        self.mirror = mirror
         self.key = key.encode()
         self._log = log
         self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
@@ -112,13 +119,13 @@ class SamplesServer(ThreadingMixIn, TCPServer):
         if not isinstance(error, OSError):
             self._log.say("warning", f"{PATH} failed: {type(error).__name__}: {error}")
 
-    def lines(self) -> bytes:
+    def lines(self, file: Path) -> bytes:
         """Give the requests, at most `LARGEST` bytes of whole lines; nothing where they cannot be read."""
         try:
-            with self.file.open("rb") as stream:
+            with file.open("rb") as stream:
                 found = stream.read(LARGEST + 1)
         except OSError as error:
-            self._log.say("warning", f"cannot read {self.file}: {error.strerror}")
+            self._log.say("warning", f"cannot read {file}: {error.strerror}")
             return b""
         return found if len(found) <= LARGEST else found[: found.rfind(b"\n", 0, LARGEST) + 1]
 
@@ -130,14 +137,15 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = request_version = "HTTP/1.1"
 
     def handle(self) -> None:
-        head = _head(self.connection)
+        received = _received(self.connection, _END, _LARGEST_HEAD)
         self.connection.settimeout(_ANSWER_SECONDS)
-        if head is None:
+        if received is None:
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
+        head, _, self._begun = received.partition(_END)
         self.rfile.close()
-        self.rfile = io.BytesIO(head)
-        self.raw_requestline = self.rfile.readline()
+        self.rfile = io.BytesIO(head + _END)
+        self.raw_requestline = self.rfile.readline() if head else b""
         if self.raw_requestline and self.parse_request():
             self._respond()
 
@@ -148,12 +156,36 @@ class _Handler(BaseHTTPRequestHandler):
     def _respond(self) -> None:
         path = self.path.partition("?")[0]
         key = self.headers.get(KEY_HEADER, "").encode("utf-8", "replace")
-        if self.command != "GET" or path != PATH:
+        file, mirror = self.server.file, self.server.mirror
+        wanted = (self.command, path)
+        if wanted not in (("GET", PATH), ("POST", MIRROR_PATH)):
             self.send_error(HTTPStatus.NOT_FOUND, f"no such path: {self.command} {path}")
         elif not hmac.compare_digest(key, self.server.key):
-            self.send_error(HTTPStatus.UNAUTHORIZED, f"no valid {KEY_HEADER}: {PATH} is for the operator")
+            self.send_error(HTTPStatus.UNAUTHORIZED, f"no valid {KEY_HEADER}: {path} is for the operator")
+        elif path == PATH and file is not None:
+            self._send(
+                HTTPStatus.OK, "application/jsonl", self.server.lines(file), {_SOURCE_HEADER: _EVALUATION}
+            )
+        elif path == MIRROR_PATH and mirror is not None:
+            self._grant(mirror)
         else:
-            self._send(HTTPStatus.OK, "application/jsonl", self.server.lines(), {_SOURCE_HEADER: _EVALUATION})
+            self.send_error(HTTPStatus.NOT_FOUND, f"there is nothing at {path} here")
+
+    def _grant(self, mirror: Mirror) -> None:
+        text = self.headers.get("Content-Length", "")
+        length = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+        if not 0 <= length <= _LARGEST_LEASE:
+            self.send_error(
+                HTTPStatus.BAD_REQUEST, f"a lease is asked for with at most {_LARGEST_LEASE} bytes"
+            )
+            return
+        body = _received(self.connection, None, length, self._begun)
+        try:
+            counted = mirror.grant((body or b"")[:length])
+        except RefusedError as error:
+            self.send_error(HTTPStatus.BAD_REQUEST, str(error))
+            return
+        self._send(HTTPStatus.OK, "text/plain; version=0.0.4", counted.encode(), {})
 
     def _send(self, code: int, kind: str, body: bytes, headers: Mapping[str, str]) -> None:
         fields = {"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"}
@@ -164,20 +196,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def _head(connection: socket) -> bytes | None:
-    """Read a request up to the end of its headers; None where it is too large, nothing where it ends early.
+def _received(connection: socket, end: bytes | None, most: int, begun: bytes = b"") -> bytes | None:
+    """Read until `end` is there, or `most` bytes are; nothing where the client goes before that.
 
-    Raises TimeoutError: it takes too long, however often a byte comes.
+    Returns:
+        What was read; None where `end` is not among the first `most` bytes.
+
+    Raises:
+        TimeoutError: it takes too long, however often a byte comes.
     """
-    end = time.monotonic() + _HEAD_SECONDS
-    head = b""
-    while _END not in head:
-        room = _LARGEST_HEAD - len(head)
+    deadline = time.monotonic() + _HEAD_SECONDS
+    found = begun
+    while end not in found if end is not None else len(found) < most:
+        room = most - len(found)
         if not room:
             return None
-        connection.settimeout(max(end - time.monotonic(), 1e-3))
+        connection.settimeout(max(deadline - time.monotonic(), 1e-3))
         received = connection.recv(room)
         if not received:
             return b""
-        head += received
-    return head
+        found += received
+    return found

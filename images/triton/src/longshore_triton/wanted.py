@@ -16,9 +16,10 @@ class Wanted:
     """How a model shall be served; times in microseconds or seconds as named, memory in bytes.
 
     `objective_us` bounds the batch, `slow_us` only decides which requests count as slow. Whoever knows
-    `samples_key` is given recorded requests at `samples_port`; nobody is, without one. After
-    `grpc_age_seconds`, within a tenth of it, gRPC's clients are told to connect anew: else they keep to one
-    pod for ever, and to one that ends until its model is gone (GRPC_ARG_MAX_CONNECTION_AGE_MS of gRPC).
+    `samples_key` is given recorded requests at `samples_port`, and may have requests copied to
+    `mirror_target` (`host:port`); nobody is, without one. After `grpc_age_seconds`, within a
+    tenth of it, gRPC's clients are told to connect anew: else they keep to one pod for ever, and to one that
+    ends until its model is gone (GRPC_ARG_MAX_CONNECTION_AGE_MS of gRPC).
     """
 
     name: str
@@ -27,6 +28,7 @@ class Wanted:
     metrics_port: int = 8002
     samples_port: int = 8003
     samples_key: str = field(default="", repr=False)
+    mirror_target: str = ""
     cpu_millicores: int = 1000
     memory_bytes: int = 2 << 30
     gpus: int = 0

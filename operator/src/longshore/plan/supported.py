@@ -62,7 +62,7 @@ _CHECKS: tuple[tuple[str, Callable[[Spec], bool], str], ...] = (
             any(signal.type is SignalType.AGREEMENT for signal in s.rollout.analysis.signals)
             and not compares_answers(s)
         ),
-        "Agreement needs runtime OnnxRuntime, and strategy Shadow or steps; other signals are compared",
+        "Agreement needs strategy Shadow, or a Canary with steps below 100; other signals are compared",
     ),
     (
         "rollout.analysis.signals",

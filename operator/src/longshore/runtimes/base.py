@@ -52,6 +52,18 @@ class MetricSource:
     series: Mapping[str, tuple[Series, ...]]
     predictions: str = ""
     """Path under which predictions are counted by bin; empty where the runtime does not count them."""
+    mirror_port: int = 0
+    """Port at which pods are asked to copy requests, where it is not `port`; the answer to `POST /mirror`
+    then tells the series of copies."""
+
+
+COPIES: Mapping[str, tuple[Series, ...]] = {
+    "compared": (Series("longshore_mirror_compared_total"),),
+    "differing": (Series("longshore_mirror_differing_total"),),
+    "uncopied": (Series("longshore_mirror_failed_total"),),
+    "mirroring": (Series("longshore_mirror_share"),),
+}
+"""What a runtime of ours that copies requests tells of them."""
 
 
 class Runtime(Protocol):

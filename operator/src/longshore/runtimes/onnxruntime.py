@@ -7,7 +7,7 @@ from longshore.api.model import Format
 from longshore.api.serving import DEFAULT_QUEUE, RuntimeName, Serving
 from longshore.resources.names import GRPC_PORT, HTTP_PORT
 from longshore.resources.pod import environment
-from longshore.runtimes.base import MODEL_PATH, ContainerInput, MetricSource, Series, http_probe
+from longshore.runtimes.base import COPIES, MODEL_PATH, ContainerInput, MetricSource, Series, http_probe
 
 DRAIN_SECONDS = 3
 """Requests go on being answered this long after SIGTERM: kube-proxy needs a second to forget an endpoint."""
@@ -44,10 +44,7 @@ class OnnxRuntime:
             "open_streams": (Series("longshore_streams"),),
             "cpu_seconds": (Series("process_cpu_seconds_total"),),
             "workers": (Series("longshore_workers_ready"),),
-            "compared": (Series("longshore_mirror_compared_total"),),
-            "differing": (Series("longshore_mirror_differing_total"),),
-            "uncopied": (Series("longshore_mirror_failed_total"),),
-            "mirroring": (Series("longshore_mirror_share"),),
+            **COPIES,
         },
     )
 

@@ -7,14 +7,14 @@ depends on the spec alone.
 import json
 from typing import Any
 
-from longshore.api.base import quantity, seconds
+from longshore.api.base import canonical, quantity, seconds
 from longshore.api.model import Format
 from longshore.api.serving import Accelerator, RuntimeName, Serving
 from longshore.api.serving import Triton as TritonOptions
 from longshore.resources.deployment import container_resources
 from longshore.resources.names import GRPC_PORT, HTTP_PORT
 from longshore.resources.pod import environment
-from longshore.runtimes.base import ContainerInput, MetricSource, Series, http_probe
+from longshore.runtimes.base import COPIES, ContainerInput, MetricSource, Series, http_probe
 
 METRICS_PORT = 8002
 SAMPLES_PORT = 8003
@@ -38,10 +38,6 @@ _GPU = "nvidia.com/gpu"
 _MIG = "nvidia.com/mig-"
 
 
-def _request_microseconds(*names: str) -> tuple[Series, ...]:
-    return tuple(Series(f"nv_inference_{name}_duration_us", 1e-6) for name in names)
-
-
 class Triton:
     """Triton, from NVIDIA's image or assembled from PyPI."""
 
@@ -58,11 +54,13 @@ class Triton:
             "slow": (Series("longshore_requests_over_objective_total"),),
             "executions": (Series("nv_inference_exec_count"),),
             "rows": (Series("nv_inference_count"),),
-            "queue_seconds": _request_microseconds("queue"),
+            "queue_seconds": (Series("nv_inference_queue_duration_us", 1e-6),),
             "compute_seconds": (Series("longshore_compute_time_seconds_total"),),
-            "request_seconds": _request_microseconds("request"),
+            "request_seconds": (Series("nv_inference_request_duration_us", 1e-6),),
             "pending": (Series("nv_inference_pending_request_count"),),
+            **COPIES,
         },
+        mirror_port=SAMPLES_PORT,
     )
 
     def refuses(self, serving: Serving) -> str | None:
@@ -129,7 +127,7 @@ class Triton:
         copies = options.instances or max(least, wanted.cpu_millicores // 1000)
         batch = max(_SHARED_MEMORY_INSTANCE, wanted.serving.batching.max_size * _SHARED_MEMORY_ROW)
         size = min(_SHARED_MEMORY_FLOOR + copies * batch, _memory(wanted.serving) // 2)
-        return [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{size >> 20}Mi"}}]
+        return [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": canonical(f"{size >> 20}Mi")}}]
 
     def grace_period(self, serving: Serving) -> int:
         """Give the seconds between SIGTERM and SIGKILL."""
@@ -150,6 +148,7 @@ def _request(wanted: ContainerInput) -> dict[str, Any]:
         "metrics_port": METRICS_PORT,
         "samples_port": SAMPLES_PORT,
         "samples_key": wanted.mirror_key,
+        "mirror_target": wanted.mirror_target,
         "cpu_millicores": wanted.cpu_millicores,
         "memory_bytes": _memory(serving),
         "gpus": _devices(serving, _GPU) + _devices(serving, _MIG),
