@@ -149,8 +149,3 @@ def request_body(inputs: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
 def start_deadline(seconds: int) -> str:
     """Give the duration in which a pod has started, or failed to; Triton's programs take longer to."""
     return f"{seconds * (2 if os.environ.get('RUNTIME') == 'Triton' else 1)}s"
-
-
-def asked_from(recorded: str) -> str:
-    """Give where requests come from without evaluation data: Triton's pods record no traffic."""
-    return "the model's signature" if os.environ.get("RUNTIME") == "Triton" else recorded

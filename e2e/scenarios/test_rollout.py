@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from e2e.kit.load import Load
-from e2e.kit.model_deployment import ModelDeployment, asked_from, start_deadline
+from e2e.kit.model_deployment import ModelDeployment, start_deadline
 from e2e.kit.models import classifier, fragile, slow, unknown_operator
 from e2e.kit.operator import Operator
 from e2e.kit.wait import eventually
@@ -82,7 +82,7 @@ def test_wrong_answers_are_caught_before_any_weight(deployment: New, push: Push)
         strict = STEPS | {"preflight": {"maxDisagreement": 0.05}}
         model.apply({"model": {"uri": push("wrong", "2", model__onnx=REVERSED)}, "rollout": strict})
         stalled = model.wait_for("Stalled", "True", "RolloutAborted", 90)
-    assert f"answers to requests from {asked_from('recent traffic')} differ" in stalled["message"]
+    assert "answers to requests from recent traffic differ" in stalled["message"]
     assert load.failures == []
     assert model.read()["status"]["stable"]["revision"] == first
 

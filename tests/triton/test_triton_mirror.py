@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import io
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 import tritonclient.http as httpclient
 from longshore.plan.mirror import Mirroring
+from longshore.plan.telemetry import parse_predictions
 from longshore.runtimes.triton import RUNTIME
 from longshore.scrape import Scraper, ScrapeTarget
 from longshore_triton import traced
 from longshore_triton.log import Log
-from longshore_triton.mirror import Mirror, Target, Tracing
+from longshore_triton.mirror import Mirror, Target
+from longshore_triton.tracing import Tracing, Watch
 from onnx import TensorProto, helper
 
 from e2e.ports import free_ports
@@ -109,7 +112,10 @@ def stable(tmp_path: Path) -> Iterator[Callable[..., Triton]]:
 def test_copies_are_answered_alike_or_not_and_end_with_the_lease(
     stable: Callable[..., Triton], other: Server, tmp_path: Path
 ) -> None:
-    triton = stable(scaled(tmp_path / "m", 1.0), other.address)
+    model = scaled(tmp_path / "m", 1.0)
+    # With recorded requests none of the traffic need be kept, so that nothing is traced without a lease.
+    (model / "samples.jsonl").write_text("{}\n")
+    triton = stable(model, other.address)
     port = triton.samples_port
     assert counters(port, seconds=0)["share"] == 0
     alike = load(triton, port, lambda seen: seen["compared"] >= 5)
@@ -135,7 +141,7 @@ async def test_the_operator_hears_of_copies_though_tritons_metrics_know_nothing_
     stable: Callable[..., Triton], other: Server, tmp_path: Path
 ) -> None:
     triton = stable(scaled(tmp_path / "m", 2.0), other.address)
-    source = replace(RUNTIME.metrics, port=triton.metrics_port, mirror_port=triton.samples_port)
+    source = replace(RUNTIME.metrics, port=triton.metrics_port, side_port=triton.samples_port)
     wanted = Mirroring("a", "b", 1.0, 15.0, 0.01, KEY)
     target = ScrapeTarget("pod", "uid", "a", "127.0.0.1", "0", source, mirroring=wanted)
     scraper = Scraper()
@@ -152,12 +158,60 @@ async def test_the_operator_hears_of_copies_though_tritons_metrics_know_nothing_
         assert values["requests"] > values["compared"] == values["differing"]
         (reading,) = (await scraper.read([replace(target, mirroring=replace(wanted, key="wrong"))])).readings
         assert reading.unmirrored == "HTTP 401"
-        older = replace(source, mirror_port=free_ports(1)[0])
+        older = replace(source, side_port=free_ports(1)[0])
         (reading,) = (await scraper.read([replace(target, source=older)])).readings
         assert "older version" in reading.unmirrored
         assert reading.values["requests"] > 0, "its counters count all the same"
     finally:
         await scraper.close()
+
+
+async def test_predictions_are_counted_in_the_bins_of_the_other_runtime(
+    stable: Callable[..., Triton], tmp_path: Path
+) -> None:
+    model = scaled(tmp_path / "m", 1.0)
+    triton = stable(model, "127.0.0.1:9")
+    source = replace(RUNTIME.metrics, port=triton.metrics_port, side_port=triton.samples_port)
+    target = ScrapeTarget("pod", "uid", "a", "127.0.0.1", "0", source, predictions=True)
+    scraper = Scraper()
+    try:
+        deadline = time.monotonic() + 30
+        found: dict[str, dict[int, int]] = {}
+        while sum(found.get("class", {}).values()) < 3:
+            assert time.monotonic() < deadline, found
+            (reading,) = (await scraper.read([target])).readings
+            found = {kind: dict(bins) for kind, bins in reading.predictions.items()}
+            await asyncio.to_thread(ask, triton)
+    finally:
+        await scraper.close()
+    ask_json = {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 7.123456789, 3, 2]}]
+    }
+    with Server(model) as server:
+        deadline = time.monotonic() + 10
+        while not (theirs := parse_predictions(server.request("GET", "/metrics/predictions")[2].decode())):
+            assert time.monotonic() < deadline
+            await asyncio.to_thread(server.infer, ask_json)
+    assert {kind: set(bins) for kind, bins in found.items()} == {k: set(b) for k, b in theirs.items()}
+    assert found.keys() == {"class", "value"}
+
+
+def test_some_of_the_traffic_is_kept_for_the_operator(stable: Callable[..., Triton], tmp_path: Path) -> None:
+    triton = stable(scaled(tmp_path / "m", 1.0), "127.0.0.1:9")
+    deadline = time.monotonic() + 30
+    while True:
+        with closing(http.client.HTTPConnection("127.0.0.1", triton.samples_port, timeout=10)) as connection:
+            connection.request("GET", "/samples", headers={"Longshore-Mirror-Key": KEY})
+            answer = connection.getresponse()
+            lines = [json.loads(line) for line in answer.read().splitlines()]
+        assert (answer.status, answer.getheader("Longshore-Samples")) == (200, "traffic")
+        if len(lines) >= 2:
+            break
+        assert time.monotonic() < deadline
+        ask(triton)
+    (value,) = lines[0]["inputs"]
+    assert (value["name"], value["datatype"], value["shape"]) == ("x", "FP32", [1, 4])
+    assert value["data"] == pytest.approx([1, 7.123456789, 3, 2], rel=1e-5)
 
 
 def settings(triton: Triton) -> dict[str, Any]:
@@ -225,7 +279,9 @@ def test_what_is_too_large_or_strange_is_dropped_told_and_removed(
     (tmp_path / "traces").mkdir()
     said = io.StringIO()
     tracing = Written(tmp_path / "traces", text)
-    mirror = Mirror(tracing, Target("127.0.0.1", 9, "m", KEY), Log(said))
+    watch = Watch(tracing, Log(said), threading.Event())
+    mirror = Mirror(Target("127.0.0.1", 9, "m", KEY), watch.tell, watch.wake)
+    watch.start(mirror)
     body = json.dumps({"share": 1, "seconds": 3, "tolerance": 0.01}).encode()
     deadline = time.monotonic() + 20
     while "longshore_mirror_dropped_total 1\n" not in mirror.grant(body):

@@ -64,7 +64,7 @@ class TestPod:
         [
             ({}, "192Mi"),
             ({"triton": {"instances": 8}}, "576Mi"),
-            ({"batching": {"maxSize": 512}}, "1024Mi"),
+            ({"batching": {"maxSize": 512}}, "1Gi"),
             ({"resources": {"limits": {"memory": "200Mi"}}}, "100Mi"),
         ],
     )

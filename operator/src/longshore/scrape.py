@@ -102,7 +102,7 @@ class Scraper:
         }
         try:
             async with self._session.post(
-                _url(target, MIRROR_PATH, source.mirror_port),
+                _url(target, MIRROR_PATH, source.side_port),
                 json=document,
                 headers={MIRROR_KEY_HEADER: wanted.key},
                 allow_redirects=False,
@@ -111,23 +111,24 @@ class Scraper:
                     return _OLDER, {}
                 if response.status != 200:
                     return f"HTTP {response.status}", {}
-                told = await read_limited(response, _LARGEST) if source.mirror_port else b""
+                told = await read_limited(response, _LARGEST) if source.side_port else b""
                 return "", parse_metrics(told.decode("utf-8", "replace"), source)
         except aiohttp.ClientConnectorError as error:
-            return (_OLDER if source.mirror_port else str(error)), {}
+            return (_OLDER if source.side_port else str(error)), {}
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             return str(error) or type(error).__name__, {}
 
     async def _predictions(self, target: ScrapeTarget) -> dict[str, dict[int, int]]:
         """Give what a pod predicted; nothing where it does not say: its counters count all the same."""
-        if not target.source.predictions:
+        source = target.source
+        if not source.predictions:
             return {}
         try:
-            return parse_predictions(await self._text(target, target.source.predictions))
+            return parse_predictions(await self._text(target, source.predictions, source.side_port))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return {}
 
-    async def _text(self, target: ScrapeTarget, path: str) -> str:
+    async def _text(self, target: ScrapeTarget, path: str, port: int = 0) -> str:
         """Ask a pod for one path.
 
         Raises:
@@ -135,7 +136,7 @@ class Scraper:
             aiohttp.ClientError, TimeoutError, OSError: no answer.
         """
         assert self._session is not None  # the caller opened it
-        async with self._session.get(_url(target, path), allow_redirects=False) as response:
+        async with self._session.get(_url(target, path, port), allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status}")
             body = await read_limited(response, _LARGEST)

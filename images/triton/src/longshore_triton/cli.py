@@ -11,12 +11,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from longshore_triton import backends, engine, flags, gathering, processes, samples, wanted
+from longshore_triton import backends, engine, flags, gathering, processes, readers, samples, wanted
 from longshore_triton.closing import Closing
 from longshore_triton.engine import Engine
 from longshore_triton.errors import StartError
 from longshore_triton.log import Log
-from longshore_triton.mirror import Mirror, Target, Tracing
 from longshore_triton.repository import Repository, plan_repository
 from longshore_triton.supervise import LOAD_FAILED, Supervisor
 
@@ -43,19 +42,18 @@ def _serve(options: argparse.Namespace, log: Log) -> int:
         log.say("info", f"removed {removed} regions of shared memory that an earlier server left")
     has, in_python = backends.installed(home / "backends"), backends.in_python(home / "backends")
     secret = secrets.token_urlsafe(32)
-    mirror = _mirror(options, asked, secret, log)
-    samples.serve(options.model, asked, mirror, log)
     closing, told = Closing(home, log), threading.Event()
+    found = readers.prepare(asked, secret, _traces(options), log, told)
+    samples.serve(options.model, asked, found, log)
 
     def serve(look: engine.Look) -> int:
         repository = plan_repository(options.model, asked, has, in_python, look)
         _write(repository, options.repository, log)
         command = _command(options, asked, repository.complete, secret)
-        if mirror is not None:
-            mirror.batched = any(
-                m.config.name == asked.name and m.config.max_batch_size for m in repository.models
-            )
         configs = [model.config for model in repository.models]
+        if found is not None:
+            batched = any(config.name == asked.name and config.max_batch_size for config in configs)
+            found.start(batched, recorded=samples.find(options.model) is not None)
         environment = gathering.environment(_environment(), home, configs)
         try:
             return Supervisor(command, environment, asked, closing, log, told).run()
@@ -78,18 +76,6 @@ def _write(repository: Repository, directory: Path, log: Log) -> None:
             log.say("info", f"the TensorRT engine for {model.engine.fit.gpu} is served")
         elif model.engine is not None:
             log.say("warning", f"the ONNX model is served, not a TensorRT engine: {model.engine}")
-
-
-def _mirror(options: argparse.Namespace, asked: wanted.Wanted, secret: str, log: Log) -> Mirror | None:
-    """Prepare to copy requests, where there is whom to copy them to."""
-    host, _, port = asked.mirror_target.rpartition(":")
-    if not asked.samples_key or not host or not port.isdigit():
-        return None
-    directory = _traces(options)
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True, mode=0o700)
-    tracing = Tracing(asked.http_port, secret, asked.name, directory)
-    return Mirror(tracing, Target(host.strip("[]"), int(port), asked.name, asked.samples_key), log)
 
 
 def _traces(options: argparse.Namespace) -> Path:

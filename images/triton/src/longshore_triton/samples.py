@@ -1,8 +1,8 @@
-"""A port beside Triton's own, for the operator: requests that the optimizer recorded, and leases of copies.
+"""A port beside Triton's own, for the operator: recorded requests, leases of copies, predictions by bin.
 
-It asks the first of a new revision before clients do, and by the second lets requests be copied to one
-(longshore_triton/mirror.py). What is answered, and to whom, is the same as on Longshore's own server, but
-that the answer to a lease is what the copies count: Triton's metrics have no place for it.
+It asks the first of a new revision before clients do, and by the second lets requests be copied to one. What
+is answered, and to whom, is the same as on Longshore's own server, but that the answer to a lease is what the
+copies count: Triton's metrics have no place for it.
 """
 
 import hmac
@@ -21,6 +21,7 @@ from typing import Any
 
 from longshore_triton.log import Log
 from longshore_triton.mirror import Mirror, RefusedError
+from longshore_triton.readers import Readers
 from longshore_triton.wanted import Wanted
 
 FILE = "samples.jsonl"
@@ -30,14 +31,17 @@ LARGEST = 4 << 20
 
 PATH = "/samples"
 MIRROR_PATH = "/mirror"
+PREDICTIONS_PATH = "/metrics/predictions"
 KEY_HEADER = "Longshore-Mirror-Key"
 _SOURCE_HEADER = "Longshore-Samples"
 _EVALUATION = "evaluation"
-"""Where the requests come from: rows of the user's data."""
+_TRAFFIC = "traffic"
+"""Where the requests come from: rows of the user's data, or what clients asked lately."""
 
 _LARGEST_HEAD = 8 << 10
 """Bytes of a request's line and headers."""
 
+_PROMETHEUS = "text/plain; version=0.0.4"
 _LARGEST_LEASE = 1 << 10
 """Bytes of a request for a lease."""
 
@@ -57,7 +61,7 @@ def find(directory: Path) -> Path | None:
     return file if file.is_file() and file.resolve().is_relative_to(directory.resolve()) else None
 
 
-def serve(artifact: Path, wanted: Wanted, mirror: Mirror | None, log: Log) -> "SamplesServer | None":
+def serve(artifact: Path, wanted: Wanted, readers: Readers | None, log: Log) -> "SamplesServer | None":
     """Begin to answer whoever knows `wanted.samples_key`, in the background.
 
     Returns:
@@ -65,10 +69,10 @@ def serve(artifact: Path, wanted: Wanted, mirror: Mirror | None, log: Log) -> "S
         all the same.
     """
     file = find(artifact)
-    if not wanted.samples_key or (file is None and mirror is None):
+    if not wanted.samples_key or (file is None and readers is None):
         return None
     try:
-        server = SamplesServer(file, wanted.samples_port, wanted.samples_key, mirror, log)
+        server = SamplesServer(file, wanted.samples_port, wanted.samples_key, readers, log)
     except OSError as error:
         log.say("warning", f"recorded requests are not given at port {wanted.samples_port}: {error.strerror}")
         return None
@@ -77,7 +81,7 @@ def serve(artifact: Path, wanted: Wanted, mirror: Mirror | None, log: Log) -> "S
 
 
 class SamplesServer(ThreadingMixIn, TCPServer):
-    """Answers `GET /samples` and `POST /mirror`, one request a connection; its threads end with the process.
+    """Answers one request a connection; its threads end with the process.
 
     It is no `HTTPServer`: that one asks DNS for its own name, which a pod may not reach.
     """
@@ -86,10 +90,10 @@ class SamplesServer(ThreadingMixIn, TCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, file: Path | None, port: int, key: str, mirror: Mirror | None, log: Log) -> None:
+    def __init__(self, file: Path | None, port: int, key: str, readers: Readers | None, log: Log) -> None:
         """Listen at `port`. Raises OSError."""
         self.file = file
-        self.mirror = mirror
+        self.readers = readers
         self.key = key.encode()
         self._log = log
         self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
@@ -156,20 +160,25 @@ class _Handler(BaseHTTPRequestHandler):
     def _respond(self) -> None:
         path = self.path.partition("?")[0]
         key = self.headers.get(KEY_HEADER, "").encode("utf-8", "replace")
-        file, mirror = self.server.file, self.server.mirror
+        file, readers = self.server.file, self.server.readers
         wanted = (self.command, path)
-        if wanted not in (("GET", PATH), ("POST", MIRROR_PATH)):
+        if wanted == ("GET", PREDICTIONS_PATH) and readers is not None:
+            self._send(HTTPStatus.OK, _PROMETHEUS, readers.predictions.exposition().encode(), {})
+        elif wanted not in (("GET", PATH), ("POST", MIRROR_PATH)):
             self.send_error(HTTPStatus.NOT_FOUND, f"no such path: {self.command} {path}")
         elif not hmac.compare_digest(key, self.server.key):
             self.send_error(HTTPStatus.UNAUTHORIZED, f"no valid {KEY_HEADER}: {path} is for the operator")
         elif path == PATH and file is not None:
-            self._send(
-                HTTPStatus.OK, "application/jsonl", self.server.lines(file), {_SOURCE_HEADER: _EVALUATION}
-            )
-        elif path == MIRROR_PATH and mirror is not None:
-            self._grant(mirror)
+            self._give(self.server.lines(file), _EVALUATION)
+        elif path == PATH and readers is not None:
+            self._give(readers.recent.lines(), _TRAFFIC)
+        elif path == MIRROR_PATH and readers is not None:
+            self._grant(readers.mirror)
         else:
             self.send_error(HTTPStatus.NOT_FOUND, f"there is nothing at {path} here")
+
+    def _give(self, lines: bytes, source: str) -> None:
+        self._send(HTTPStatus.OK, "application/jsonl", lines, {_SOURCE_HEADER: source})
 
     def _grant(self, mirror: Mirror) -> None:
         text = self.headers.get("Content-Length", "")
@@ -185,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         except RefusedError as error:
             self.send_error(HTTPStatus.BAD_REQUEST, str(error))
             return
-        self._send(HTTPStatus.OK, "text/plain; version=0.0.4", counted.encode(), {})
+        self._send(HTTPStatus.OK, _PROMETHEUS, counted.encode(), {})
 
     def _send(self, code: int, kind: str, body: bytes, headers: Mapping[str, str]) -> None:
         fields = {"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"}

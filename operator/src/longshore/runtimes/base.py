@@ -52,9 +52,11 @@ class MetricSource:
     series: Mapping[str, tuple[Series, ...]]
     predictions: str = ""
     """Path under which predictions are counted by bin; empty where the runtime does not count them."""
-    mirror_port: int = 0
-    """Port at which pods are asked to copy requests, where it is not `port`; the answer to `POST /mirror`
-    then tells the series of copies."""
+    side_port: int = 0
+    """Port at which pods are asked for predictions and to copy requests, where it is not `port`.
+
+    The answer to `POST /mirror` then tells the series of copies.
+    """
 
 
 COPIES: Mapping[str, tuple[Series, ...]] = {

@@ -60,7 +60,8 @@ class Triton:
             "pending": (Series("nv_inference_pending_request_count"),),
             **COPIES,
         },
-        mirror_port=SAMPLES_PORT,
+        predictions="/metrics/predictions",
+        side_port=SAMPLES_PORT,
     )
 
     def refuses(self, serving: Serving) -> str | None:
