@@ -22,6 +22,7 @@ from longshore.scrape import Scraper, ScrapeTarget
 from longshore_triton import traced
 from longshore_triton.log import Log
 from longshore_triton.mirror import Mirror, Target
+from longshore_triton.recent import Recent
 from longshore_triton.tracing import Tracing, Watch
 from onnx import TensorProto, helper
 
@@ -290,6 +291,21 @@ def test_what_is_too_large_or_strange_is_dropped_told_and_removed(
     assert why in said.getvalue()
     assert tracing.written() == []
     assert tracing.asked[0] == 1, "nobody knows yet how large requests are"
+
+
+def test_of_the_traffic_one_request_is_traced_at_a_time_and_none_when_it_is_too_early(tmp_path: Path) -> None:
+    (tmp_path / "traces").mkdir()
+    text = whole(record("QUEUE_INPUT", "x", b"1,2", "1,2", "FP32"), ANSWER)
+    tracing, told = Written(tmp_path / "traces", text), threading.Event()
+    watch, recent = Watch(tracing, Log(io.StringIO()), told), Recent()
+    watch.start(Mirror(Target("127.0.0.1", 9, "m", KEY), watch.tell, watch.wake), recent)
+    deadline = time.monotonic() + 20
+    while len(tracing.asked) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    told.set()
+    assert tracing.asked[:3] == [1, 0, 1]
+    assert json.loads(recent.lines())["inputs"][0]["data"] == [1, 2]
 
 
 def record(activity: str, name: str, data: bytes, shape: str, dtype: str, number: int = 1) -> bytes:

@@ -8,6 +8,7 @@ numbers, booleans and strings are equal. Longshore's own server compares so too.
 import http.client
 import json
 import struct
+import time
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -48,16 +49,28 @@ def ask(target: Target, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     try:
         connection.request("POST", f"/v2/models/{quote(target.model, safe='')}/infer", body, headers)
         answer = connection.getresponse()
-        text = answer.read(LARGEST + 1)
         if answer.status != http.client.OK:
             raise BadAnswerError(f"HTTP {answer.status}")
-        if len(text) > LARGEST:
-            raise BadAnswerError(f"it is longer than {LARGEST} bytes")
-        return _decode(text, answer.headers.get("Inference-Header-Content-Length", ""))
+        return _decode(
+            _read(answer, time.monotonic() + target.seconds),
+            answer.headers.get("Inference-Header-Content-Length", ""),
+        )
     except (OSError, http.client.HTTPException) as error:
         raise BadAnswerError(str(error) or type(error).__name__) from None
     finally:
         connection.close()
+
+
+def _read(answer: http.client.HTTPResponse, end: float) -> bytes:
+    """Read an answer up to `LARGEST` bytes, until the moment `end`. Raises BadAnswerError, OSError."""
+    found = bytearray()
+    while piece := answer.read1(64 << 10):
+        found += piece
+        if len(found) > LARGEST:
+            raise BadAnswerError(f"it is longer than {LARGEST} bytes")
+        if time.monotonic() > end:
+            raise BadAnswerError("it takes too long")
+    return bytes(found)
 
 
 def same(own: Mapping[str, Tensor], other: Mapping[str, Tensor], rows: bool, tolerance: float) -> bool:

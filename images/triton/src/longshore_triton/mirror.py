@@ -18,7 +18,6 @@ MOST_SECONDS = 60.0
 """Longest lease; the operator's is shorter."""
 
 _MOST_TOLERANCE = 1e6
-_LONGEST_NAME = 253
 
 
 class RefusedError(Exception):
@@ -81,7 +80,7 @@ class Target:
     model: str
     key: str
     seconds: float = 5.0
-    """The most that one copy may take."""
+    """The most that a connection may take, and an answer once it has begun."""
 
 
 class Mirror:

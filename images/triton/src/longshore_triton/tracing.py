@@ -175,11 +175,11 @@ class Watch:
     def _round(self) -> int:
         """Trace a few requests; gives the size of the largest in bytes."""
         share, largest = max(reader.wants() for reader in self._readers), 0
-        eager = any(reader.eager for reader in self._readers)
+        eager = any(reader.eager and reader.wants() for reader in self._readers)
         left = self._many if eager else 1
         self._tracing.begin(left, share)
         end = time.monotonic() + (_ROUND_SECONDS if eager else _PATIENT_ROUND_SECONDS)
-        while left and time.monotonic() < end:
+        while left and time.monotonic() < end and not self._ended.is_set():
             self._wake.wait(_LOOK_SECONDS if eager else _PATIENT_LOOK_SECONDS)
             for file in self._tracing.written():
                 size = file.stat().st_size
