@@ -234,8 +234,10 @@ def test_pruning_goes_on_until_the_measured_latency_is_within_the_limit(
     reached, _ = bytes_as_ms(pruned(survey, removals))
     assert 0.45 * whole < reached <= 0.6 * whole
     assert to_limit(survey, bytes_as_ms, whole) == dict.fromkeys(survey.groups, 0)
-    # A limit that cannot be reached ends with the smallest there is.
-    assert min(to_limit(survey, bytes_as_ms, 1e-3).values()) > 0
+    # A limit that cannot be reached ends with the smallest there is, however the measurements fall.
+    smallest = to_limit(survey, bytes_as_ms, 1e-3)
+    assert min(smallest.values()) > 0
+    assert to_limit(survey, lambda m: (1.0, m.ByteSize() / 1e6), 1e-3) == smallest
 
 
 def test_the_measured_mode_runs_where_there_is_a_limit(trained: Trained, tmp_path: Path) -> None:
