@@ -8,27 +8,39 @@ import sys
 from bench.common import Row
 from tests.tritonhome import ROOT
 
-FILES = ("test_one_apply.py", "test_rollout.py", "test_scaling.py", "test_triton.py")
+FOLDER = ROOT / "e2e/scenarios"
+OTHERS = {"test_images.py"}
+"""What no runtime takes part in: how images come to a node."""
+
 DEADLINE = 3600
 RUNTIMES = ("OnnxRuntime", "Triton")
-_BESIDE = ("-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile")
-"""Two files at once, each with an operator and a namespace of its own."""
+_BESIDE = ("-p", "no:cacheprovider", "-n", "3", "--dist", "loadfile", "-m", "cluster")
+"""Three files at once, each with an operator and a namespace of its own."""
 
 
 def rows() -> tuple[Row, ...]:
-    """Run what there is of `FILES` once a runtime; a scenario that does not pass counts as failed."""
-    files = [f"e2e/scenarios/{name}" for name in FILES if (ROOT / "e2e/scenarios" / name).is_file()]
+    """Run every file of scenarios once a runtime; a scenario that does not pass counts as failed."""
+    files = sorted(str(f.relative_to(ROOT)) for f in FOLDER.glob("test_*.py") if f.name not in OTHERS)
+    for step in (["up"], ["images"], ["images", "triton", "traefik"]):
+        subprocess.run(
+            [sys.executable, "-m", "e2e.cluster", *step],
+            cwd=ROOT,
+            timeout=DEADLINE,
+            check=True,
+            stdout=sys.stderr,
+        )
     found = []
     for runtime in RUNTIMES:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "--no-header", *_BESIDE, *files],
             cwd=ROOT,
-            env={**os.environ, "RUNTIME": runtime},
-            capture_output=True,
+            env={**os.environ, "RUNTIME": runtime, "LONGSHORE_E2E_AS_IT_IS": "1"},
+            stdout=subprocess.PIPE,
             text=True,
             timeout=DEADLINE,
             check=False,
         )
+        print(done.stdout, file=sys.stderr, flush=True)
         counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
         bad = counts.get("failed", 0) + counts.get("error", 0)
         names = re.findall(r"^(?:FAILED|ERROR) \S+::(\S+)", done.stdout, re.MULTILINE)
