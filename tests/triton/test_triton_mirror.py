@@ -6,7 +6,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -67,24 +67,31 @@ def counters(port: int, **asked: Any) -> dict[str, float]:
     return {name.removeprefix("longshore_mirror_").removesuffix("_total"): n for name, n in found.items()}
 
 
-def ask(server: Triton, by: float = 1.0) -> None:
-    """Send ten requests and see that each is answered right."""
+def ask(server: Triton, by: float = 1.0, outputs: Sequence[str] = ()) -> None:
+    """Send ten requests and see that each is answered right; no named outputs are all of them."""
+    wanted = [httpclient.InferRequestedOutput(name) for name in outputs] or None
     rows = np.array([[1, 7.123456789, 3, 2]], np.float32)
     value = httpclient.InferInput("x", [1, 4], "FP32")
     value.set_data_from_numpy(rows)
     with httpclient.InferenceServerClient(server.address) as client:
         for _ in range(10):
-            np.testing.assert_array_equal(client.infer(server.name, [value]).as_numpy("y"), by * rows)
+            np.testing.assert_array_equal(
+                client.infer(server.name, [value], outputs=wanted).as_numpy("y"), by * rows
+            )
 
 
 def load(
-    server: Triton, port: int, until: Callable[[dict[str, float]], bool], **asked: Any
+    server: Triton,
+    port: int,
+    until: Callable[[dict[str, float]], bool],
+    outputs: Sequence[str] = (),
+    **asked: Any,
 ) -> dict[str, float]:
     """Ask the model until the counters are so; gives them."""
     deadline = time.monotonic() + 30
     while not until(seen := counters(port, **asked)):
         assert time.monotonic() < deadline, (seen, server.log()[-1500:])
-        ask(server)
+        ask(server, outputs=outputs)
     return seen
 
 
@@ -100,8 +107,8 @@ def stable(tmp_path: Path) -> Iterator[Callable[..., Triton]]:
     """Start the revision that clients ask, with where its copies go."""
     begun: list[Triton] = []
 
-    def start(model: Path, target: str) -> Triton:
-        triton = Triton(model, tmp_path, name="m", samples_key=KEY, mirror_target=target)
+    def start(model: Path, target: str, **wanted: Any) -> Triton:
+        triton = Triton(model, tmp_path, name="m", samples_key=KEY, mirror_target=target, **wanted)
         begun.append(triton.__enter__())
         return triton
 
@@ -122,6 +129,9 @@ def test_copies_are_answered_alike_or_not_and_end_with_the_lease(
     alike = load(triton, port, lambda seen: seen["compared"] >= 5)
     assert alike["share"] == 1
     assert alike["differing"] == alike["failed"] == alike["dropped"] == 0
+    # Of what a client did not ask for, nothing is known: a copy does not ask for it either.
+    some = load(triton, port, lambda seen: seen["compared"] >= alike["compared"] + 5, outputs=("y",))
+    assert some["differing"] == some["failed"] == some["dropped"] == 0
     # A thousandth is more than this tolerance.
     strict = load(triton, port, lambda seen: seen["differing"] >= 3, tolerance=1e-4)
     assert strict["failed"] == 0
@@ -331,6 +341,7 @@ ANSWER = record("BACKEND_OUTPUT", "y", b"1", "1", "FP32")
         (b"\xfe", "1", "INT8", [-2]),
         (b"", "0,4", "FP32", np.zeros((0, 4))),
         (b'"a"b\\\n","","\xc3\xbc"', "1,3", "BYTES", [[b'a"b\\\n', b"", b"\xc3\xbc"]]),
+        (b'\\"a"b\\",\\"\\"', "2", "BYTES", [b'a"b', b""]),
     ],
 )
 def test_values_of_every_type_are_read_as_triton_writes_them(
@@ -344,9 +355,9 @@ def test_values_of_every_type_are_read_as_triton_writes_them(
 
 def test_of_an_ensemble_the_clients_own_tensors_count() -> None:
     text = whole(
-        record("QUEUE_INPUT", "text", b'"a"', "1", "BYTES"),
         record("QUEUE_INPUT", "inner", b"1", "1", "INT64", 2),
         record("BACKEND_OUTPUT", "inner", b"2", "1", "INT64", 2),
+        record("QUEUE_INPUT", "text", b'"a"', "1", "BYTES"),
         record("BACKEND_OUTPUT", "y", b"3", "1", "INT64"),
     )
     found = traced.parse(text)
@@ -368,6 +379,7 @@ def test_of_an_ensemble_the_clients_own_tensors_count() -> None:
         whole(record("QUEUE_INPUT", "x", b"256", "1", "INT64") + b"x", ANSWER),
         whole(record("QUEUE_INPUT", "x", b"18446744073709551616", "1", "UINT64"), ANSWER),
         whole(record("QUEUE_INPUT", "x", b'"a","b"', "1", "BYTES"), ANSWER),
+        whole(record("QUEUE_INPUT", "x", b'"', "1", "BYTES"), ANSWER),
         whole(record("QUEUE_INPUT", "x", b"one", "1", "FP32"), ANSWER),
         whole(record("QUEUE_INPUT", "x", b"1", ",".join("1" * 65), "FP32"), ANSWER),
         whole(record("QUEUE_INPUT", "x", b'"' + ANSWER + b'"', "1", "BYTES"), ANSWER),
@@ -376,3 +388,42 @@ def test_of_an_ensemble_the_clients_own_tensors_count() -> None:
 def test_what_cannot_be_read_for_certain_is_not_copied(text: bytes) -> None:
     with pytest.raises(traced.UnreadableError):
         traced.parse(text)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["as another request", "within the same one"])
+def test_a_client_cannot_write_tensors_into_a_string(number: int) -> None:
+    forged = (
+        record("QUEUE_INPUT", "x", b'"forged"', "1", "BYTES", number),
+        record("BACKEND_OUTPUT", "y", b"2", "1", "FP32", number),
+        record("QUEUE_INPUT", "z", b'"', "1", "BYTES", number).partition(b'","shape"')[0],
+    )
+    string = b'a"","shape":"1","dtype":"BYTES"}},' + b",".join(forged) + b"end"
+    text = whole(record("QUEUE_INPUT", "x", b'"' + string + b'"', "1", "BYTES"), ANSWER)
+    with pytest.raises(traced.UnreadableError, match="may look like"):
+        traced.parse(text)
+
+
+def test_requests_of_sequences_are_answered_and_not_copied(
+    stable: Callable[..., Triton], tmp_path: Path
+) -> None:
+    model = models.save(
+        tmp_path / "m",
+        [helper.make_node("Add", ["x", "start"], ["y"])],
+        [("x", TensorProto.FLOAT, ["N", 1]), ("start", TensorProto.FLOAT, ["N", 1])],
+        [("y", TensorProto.FLOAT, ["N", 1])],
+        {},
+    )
+    triton = stable(model, "127.0.0.1:9", sequence={"start": "start"})
+    value = httpclient.InferInput("x", [1, 1], "FP32")
+    value.set_data_from_numpy(np.array([[7]], np.float32))
+    counters(triton.samples_port)
+    answers: list[float] = []
+    with httpclient.InferenceServerClient(triton.address) as client:
+        for number in range(20):
+            answer = client.infer("m", [value], sequence_id=5, sequence_start=not number)
+            answers.append(float(answer.as_numpy("y")[0, 0]))
+    assert answers == [8.0, *[7.0] * 19]
+    seen = counters(triton.samples_port)
+    assert seen["share"] == 1
+    assert seen["compared"] == seen["failed"] == seen["dropped"] == 0
+    assert "requests of sequences are neither copied nor kept" in triton.log()

@@ -52,8 +52,7 @@ def _serve(options: argparse.Namespace, log: Log) -> int:
         command = _command(options, asked, repository.complete, secret)
         configs = [model.config for model in repository.models]
         if found is not None:
-            batched = any(config.name == asked.name and config.max_batch_size for config in configs)
-            found.start(batched, recorded=samples.find(options.model) is not None)
+            found.start(asked.name, configs, recorded=samples.find(options.model) is not None)
         environment = gathering.environment(_environment(), home, configs)
         try:
             return Supervisor(command, environment, asked, closing, log, told).run()

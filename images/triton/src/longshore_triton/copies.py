@@ -9,7 +9,7 @@ import http.client
 import json
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 from typing import Any
 from urllib.parse import quote
@@ -33,13 +33,18 @@ class BadAnswerError(Exception):
     """What came back is no answer of the protocol, or none at all."""
 
 
-def ask(target: Target, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def ask(target: Target, inputs: Mapping[str, Tensor], outputs: Collection[str] = ()) -> dict[str, Tensor]:
     """Ask for what was asked here, on a connection of its own: a Service spreads connections, not requests.
+
+    Args:
+        target: who is asked.
+        inputs: by name.
+        outputs: names of those that are wanted; none are all that there are.
 
     Raises:
         BadAnswerError: no answer in time, another status than 200, or no answer of the protocol.
     """
-    body, length = _encode(inputs)
+    body, length = _encode(inputs, outputs)
     headers = {
         "Content-Type": "application/octet-stream",
         "Inference-Header-Content-Length": str(length),
@@ -113,7 +118,7 @@ def _near(own: Array, other: Array, tolerance: float) -> bool:
     return bool(np.all(distance <= tolerance * np.linalg.norm(own / scale, axis=1) + _NOTHING / scale[:, 0]))
 
 
-def _encode(inputs: Mapping[str, Tensor]) -> tuple[bytes, int]:
+def _encode(inputs: Mapping[str, Tensor], outputs: Collection[str]) -> tuple[bytes, int]:
     """Write a request with binary tensors; gives it, and the length of its JSON part."""
     tensors: list[dict[str, Any]] = []
     blobs = []
@@ -127,7 +132,10 @@ def _encode(inputs: Mapping[str, Tensor]) -> tuple[bytes, int]:
         parameters = {"binary_data_size": len(blob)}
         shape = list(tensor.values.shape)
         tensors.append({"name": name, "datatype": tensor.datatype, "shape": shape, "parameters": parameters})
-    head = json.dumps({"inputs": tensors, "parameters": {"binary_data_output": True}}).encode()
+    request: dict[str, Any] = {"inputs": tensors, "parameters": {"binary_data_output": True}}
+    if outputs:
+        request["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
+    head = json.dumps(request).encode()
     return b"".join((head, *blobs)), len(head)
 
 

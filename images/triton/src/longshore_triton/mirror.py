@@ -101,6 +101,8 @@ class Mirror:
         self._wake = wake
         self.batched = False
         """Whether the first dimension counts rows that are independent of each other."""
+        self.outputs: frozenset[str] = frozenset()
+        """Names of all outputs that the model has."""
         self._lease = Lease()
         self._counters = Counters()
 
@@ -138,8 +140,10 @@ class Mirror:
         lease = self._lease
         if random.random() >= lease.share / share:  # noqa: S311 (a sample, no secret)
             return
+        # Who asked for some of the outputs was answered no others.
+        named = () if request.outputs.keys() >= self.outputs else request.outputs.keys()
         try:
-            answer = copies.ask(self._target, request.inputs)
+            answer = copies.ask(self._target, request.inputs, named)
         except copies.BadAnswerError as error:
             self._counters.failed += 1
             self._tell(f"a copy was not answered by {self._target.host}:{self._target.port}: {error}")

@@ -2,12 +2,14 @@
 
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from longshore_triton.log import Log
 from longshore_triton.mirror import Mirror, Target
+from longshore_triton.modelconfig import ModelConfig
 from longshore_triton.predictions import Predictions
 from longshore_triton.recent import Recent
 from longshore_triton.tracing import Tracing, Watch
@@ -23,15 +25,23 @@ class Readers:
     recent: Recent
     watch: Watch
 
-    def start(self, batched: bool, recorded: bool) -> None:
+    def start(self, name: str, configs: Sequence[ModelConfig], recorded: bool) -> None:
         """Begin, once the server's configuration is known.
 
         Args:
-            batched: the first dimension of what the model answers counts rows.
+            name: of the model that clients ask.
+            configs: of that model and of those that it is made of.
             recorded: there are requests that the optimizer left, so that none of the traffic need be kept.
         """
-        self.mirror.batched = self.predictions.batched = batched
-        self.watch.start(self.mirror, self.predictions, *(() if recorded else (self.recent,)))
+        config = next(config for config in configs if config.name == name)
+        self.mirror.batched = self.predictions.batched = config.max_batch_size > 0
+        self.mirror.outputs = frozenset(output.name for output in config.output)
+        if any(config.HasField("sequence_batching") for config in configs):
+            # A request of a sequence means nothing without those before it, and tells not which they were.
+            self.watch.tell("requests of sequences are neither copied nor kept")
+            self.watch.start(self.predictions)
+        else:
+            self.watch.start(self.mirror, self.predictions, *(() if recorded else (self.recent,)))
 
 
 def prepare(wanted: Wanted, secret: str, directory: Path, log: Log, told: threading.Event) -> Readers | None:

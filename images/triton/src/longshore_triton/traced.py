@@ -1,13 +1,14 @@
 """Reads what Triton's tracing writes of one request at level TENSORS: what was asked, and what was answered.
 
 The text is JSON in form only: strings stand in it as they are, whole numbers of one byte as that byte, and
-floats have six digits; of 16-bit floats nothing is told (src/tracer.cc of
-https://github.com/triton-inference-server/server).
+floats have six digits; of 16-bit floats nothing is told. What one model did stands together, the models of an
+ensemble in any order (src/tracer.cc of https://github.com/triton-inference-server/server).
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 from typing import Any
 
@@ -81,11 +82,17 @@ def parse(text: bytes) -> Traced:
         raise UnreadableError("it has too many tensors")
     # Steps of an ensemble have numbers of their own, after that of the request.
     first = min((int(record["id"]) for record in records), default=0)
+    runs = [number for number, _ in groupby(records, lambda record: int(record["id"]))]
+    if len(set(runs)) != len(runs):
+        raise UnreadableError("what belongs together stands apart: a string may look like a tensor")
     found: dict[bytes, dict[str, Tensor]] = {_ASKED: {}, _ANSWERED: {}}
     for record in records:
         side = found.get(record["activity"])
         if side is not None and int(record["id"]) == first:
-            side[record["name"].decode("utf-8", "replace")] = _tensor(record)
+            name = record["name"].decode("utf-8", "replace")
+            if name in side:
+                raise UnreadableError("a tensor stands there twice: a string may look like one")
+            side[name] = _tensor(record)
     if not found[_ASKED] or not found[_ANSWERED]:
         raise UnreadableError("Triton tells no inputs or no outputs of this model")
     return Traced(found[_ASKED], found[_ANSWERED])
@@ -124,8 +131,11 @@ def _strings(data: bytes, count: int) -> Array:
     strings = np.empty(count, object)
     if not count and not data:
         return strings
-    parts = data[1:-1].split(b'","')
-    if data[:1] != b'"' or data[-1:] != b'"' or len(parts) != count or b'"tensor":{' in data:
+    # Later versions write a backslash before each mark.
+    mark = b'\\"' if data.startswith(b"\\") else b'"'
+    parts = data[len(mark) : -len(mark)].split(mark + b"," + mark)
+    ends = data.startswith(mark) and data.endswith(mark) and len(data) >= 2 * len(mark)
+    if not ends or len(parts) != count or b'"tensor":{' in data:
         raise UnreadableError("strings cannot be told apart: quotation marks and commas are in them")
     strings[:] = parts
     return strings
