@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 import aiohttp
 import orjson
 from kubernetes.aio import client, config
-from kubernetes.aio.client.rest import RESTResponse
 
 from longshore.resources.kinds import Kind
 from longshore.resources.names import MANAGER
@@ -28,6 +27,11 @@ _SILENCE = 90.0
 """Seconds without a word after which a watch is begun anew: the connection may be dead. Where nothing happens
 the API server sends no bookmarks either.
 """
+
+_LIMITS = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
+
+_BUFFER = 2 << 20
+"""Bytes that are read ahead of an answer: an event may be long."""
 
 _LARGEST_EVENT = 16 << 20
 """Bytes; etcd keeps no object above 1.5 MiB."""
@@ -70,6 +74,18 @@ class Cluster:
         self._api = api
         self.host = host
         self._told = told
+        settings, rest = api.configuration, api.rest_client
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=settings.connection_pool_maxsize, ssl=rest.ssl_context),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=_BUFFER,
+            # Else aiohttp asks ~/.netrc and the proxy variables in a thread for every request; a proxy comes
+            # from the kubeconfig.
+            trust_env=False,
+        )
+        self._way: dict[str, Any] = {"proxy": rest.proxy, "proxy_headers": rest.proxy_headers}
+        if settings.tls_server_name:
+            self._way["server_hostname"] = settings.tls_server_name
 
     @classmethod
     async def connect(
@@ -88,9 +104,6 @@ class Cluster:
         """
         settings = client.Configuration()
         settings.connection_pool_maxsize = connections
-        # Else aiohttp asks ~/.netrc and the proxy variables in a thread for every request; a proxy comes from
-        # the kubeconfig.
-        settings.client_session_kwargs = {"trust_env": False}
         try:
             if kubeconfig is None and in_cluster():
                 config.load_incluster_config(client_configuration=settings)
@@ -110,6 +123,7 @@ class Cluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._session.close()
         await self._api.close()
 
     async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
@@ -150,8 +164,7 @@ class Cluster:
         path = kind.path(namespace)
         limits = aiohttp.ClientTimeout(total=None, connect=REQUEST_TIMEOUT, sock_read=_SILENCE)
         try:
-            response = (await self._send("GET", path, query, limits=limits)).response
-            async with response:
+            async with await self._send("GET", path, query, limits=limits) as response:
                 if response.status >= 400:
                     raise _error(response.status, "GET", path, await response.read())
                 rest = b""
@@ -225,8 +238,8 @@ class Cluster:
     ) -> dict[str, Any]:
         self._told(method, kind.plural)
         try:
-            response = await self._send(method, path, query, body, content_type, accept=accept)
-            data = await response.read()
+            async with await self._send(method, path, query, body, content_type, accept) as response:
+                data = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise _unreachable(method, path, error) from error
         if response.status >= 400:
@@ -241,16 +254,20 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         content_type: str = _WHOLE,
-        limits: float | aiohttp.ClientTimeout = REQUEST_TIMEOUT,
         accept: str = _WHOLE,
-    ) -> RESTResponse:
+        limits: aiohttp.ClientTimeout = _LIMITS,
+    ) -> aiohttp.ClientResponse:
+        # Not by the `kubernetes` client's own request, which takes half as much CPU time again.
         headers = {"Accept": accept, "Content-Type": content_type}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        response: RESTResponse = await self._api.rest_client.request(
-            method, url, headers=headers, body=body, _request_timeout=limits
+        return await self._session.request(
+            method,
+            self.host + path + (f"?{urlencode(query)}" if query else ""),
+            headers=headers,
+            data=None if body is None else orjson.dumps(body),
+            timeout=limits,
+            **self._way,
         )
-        return response
 
 
 def in_cluster() -> bool:
