@@ -151,16 +151,12 @@ async def run(settings: Settings, process: Process, started: Callable[[int], Non
 
 
 def _spare_the_collector() -> None:
-    """Look for cycles less often: what lives here lives long, and is passed over again and again.
+    """Leave modules and the first list out of the search for cycles for good (Python: `gc.freeze`).
 
-    Modules and the first list are left out for good (Python: `gc.freeze`); the threshold is 10,000 new
-    objects in place of 700, a few MiB at most. It begins here: `longshore operator run` turns it off while it
-    starts.
+    What lives here lives long, and would be passed over again and again.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
-    gc.enable()
 
 
 def _activators(index: Index, settings: Settings) -> Activators | None:
