@@ -102,7 +102,7 @@ def test_a_slow_revision_is_caught_by_the_latency_objective(deployment: New, pus
 
 def test_a_revision_that_crashes_never_gets_a_request(deployment: New, push: Push) -> None:
     model, first = started(deployment, push, "crashing")
-    impatient = STEPS | {"progressDeadline": start_deadline(20)}
+    impatient = STEPS | {"progressDeadline": start_deadline(40)}
     with Load(model, ROW, rate=20) as load:
         eventually(lambda: load.sent > 20, "load runs", 30)
         model.apply(
