@@ -172,10 +172,9 @@ def test_recreate_goes_back_when_the_new_revision_never_answers() -> None:
     assert "progressDeadline" in world.condition("Stalled")["message"]
 
 
-def leak(world: World, revision: str, restarts: int) -> None:
-    """Let the kernel end the container of a pod that answers again."""
+def restart(world: World, revision: str, restarts: int, ended: dict[str, Any]) -> None:
+    """Let the container of a pod end so, and run again."""
     pod = world.objects["Pod", f"digits-{revision}-0"]
-    ended = {"exitCode": 137, "reason": "OOMKilled"}
     pod["status"]["containerStatuses"] = [
         {
             "name": "server",
@@ -185,6 +184,25 @@ def leak(world: World, revision: str, restarts: int) -> None:
         }
     ]
     world._touch(pod)
+
+
+def leak(world: World, revision: str, restarts: int) -> None:
+    restart(world, revision, restarts, {"exitCode": 137, "reason": "OOMKilled"})
+
+
+def test_a_canary_that_crashes_again_and_again_is_aborted_with_its_last_words() -> None:
+    steps = {"steps": [{"weight": 50, "pause": {}}], "preflight": {"samples": 0}}
+    world, first = serving(steps)
+    world.edit(model=OTHER)
+    go(world)
+    second = next(revision for revision in world.replicas() if revision != first)
+    restart(world, second, 3, {"exitCode": 1, "reason": "Error", "message": "no operator Imaginary"})
+    world.settle()
+    stalled = world.condition("Stalled")
+    assert stalled["reason"] == "RolloutAborted"
+    assert "restarted 3 times: container server" in stalled["message"]
+    assert "no operator Imaginary" in stalled["message"]
+    assert world.replicas() == {first: 3, second: 0}
 
 
 def test_a_canary_that_leaks_memory_is_aborted_and_told_by_that_name() -> None:

@@ -246,7 +246,8 @@ def pod_view(obj: Object) -> PodView:
         unschedulable_since=timestamp(scheduled.get("lastTransitionTime")) if unschedulable else None,
         disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True",
         waiting=tuple(_waiting(containers)),
-        terminated=tuple(_terminated(containers)),
+        terminated=tuple(_terminated(containers, running=False)),
+        ended_before=tuple(_terminated(containers, running=True)),
         restarts=sum(c.get("restartCount", 0) for c in containers),
         out_of_memory=any(_ended_by_memory(c) for c in containers),
         job_index=_job_index(metadata),
@@ -266,13 +267,12 @@ def _waiting(containers: Iterable[Object]) -> Iterable[tuple[str, str, str]]:
             yield container["name"], waiting.get("reason", ""), waiting.get("message", "")
 
 
-def _terminated(containers: Iterable[Object]) -> Iterable[Terminated]:
+def _terminated(containers: Iterable[Object], running: bool) -> Iterable[Terminated]:
+    """Give the last ends of the containers that run now, or of those that do not."""
     for container in containers:
         state = container.get("state", {})
-        end = state.get("terminated")
-        if end is None and "running" not in state:
-            end = container.get("lastState", {}).get("terminated")
-        if end is not None:
+        end = state.get("terminated") or container.get("lastState", {}).get("terminated")
+        if end is not None and ("running" in state) is running:
             yield Terminated(
                 container["name"], end.get("exitCode", 0), end.get("reason", ""), end.get("message", "")
             )

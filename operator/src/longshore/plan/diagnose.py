@@ -83,6 +83,12 @@ def pods_problem(observed: Observed, revision: str) -> Problem | None:
     return refused_pods(((kind, status, message) for kind, status, _, message in conditions), revision)
 
 
+def restart_problem(pods: Iterable[PodView]) -> Problem | None:
+    """Say why the first of these pods whose containers run again had to; None when none ended badly."""
+    ends = ((pod, end) for pod in sorted(pods, key=lambda p: p.name) for end in pod.ended_before)
+    return next((_ended(pod, end, MEMORY_FIELD) for pod, end in ends if end.exit_code != 0), None)
+
+
 def starting_problem(pods: Iterable[PodView], now: float) -> Problem | None:
     """Say what keeps the first of these pods that has a problem from being ready."""
     # A pod that its node or a drain took is replaced: the one that follows tells what is wrong, if anything.

@@ -15,7 +15,7 @@ from longshore.api.status import Side
 from longshore.plan.analyse import analyse, dump
 from longshore.plan.analysis.judge import Judgement
 from longshore.plan.artifact import Artifact
-from longshore.plan.diagnose import pods_problem, unschedulable_again
+from longshore.plan.diagnose import pods_problem, restart_problem, unschedulable_again
 from longshore.plan.mirror import Mirroring, can_mirror, mirroring
 from longshore.plan.outcome import Deletion, Done, Notice, Problem, Waiting
 from longshore.plan.rollout import (
@@ -158,7 +158,7 @@ def _judgement(
 
 def _view(observed: Observed, standing: DeploymentView) -> RevisionView:
     pods = [pod for pod in observed.pods_of(standing.revision) if not pod.deleting]
-    problem = pods_problem(observed, standing.revision)
+    problem = pods_problem(observed, standing.revision) or restart_problem(pods)
     return RevisionView(
         revision=standing.revision,
         wanted=standing.replicas,

@@ -50,7 +50,9 @@ class PodView:
     waiting: tuple[tuple[str, str, str], ...] = ()
     """Containers that wait: name, reason, message."""
     terminated: tuple[Terminated, ...] = ()
-    """Containers that ended, init containers included; the last end of one that runs again counts too."""
+    """Containers that ended, init containers included; of one that waits to run again, its last end."""
+    ended_before: tuple[Terminated, ...] = ()
+    """The last ends of containers that run again."""
     restarts: int = 0
     runtime: str | None = None
     """What a measuring pod runs."""
