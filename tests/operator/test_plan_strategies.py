@@ -172,6 +172,16 @@ def test_recreate_goes_back_when_the_new_revision_never_answers() -> None:
     assert "progressDeadline" in world.condition("Stalled")["message"]
 
 
+def stepping() -> tuple[World, str, str]:
+    """Give a world where a second revision has half of the traffic, with the names of both."""
+    steps = {"steps": [{"weight": 50, "pause": {}}], "preflight": {"samples": 0}}
+    world, first = serving(steps)
+    world.edit(model=OTHER)
+    go(world)
+    second = next(revision for revision in world.replicas() if revision != first)
+    return world, first, second
+
+
 def restart(world: World, revision: str, restarts: int, ended: dict[str, Any]) -> None:
     """Let the container of a pod end so, and run again."""
     pod = world.objects["Pod", f"digits-{revision}-0"]
@@ -191,11 +201,7 @@ def leak(world: World, revision: str, restarts: int) -> None:
 
 
 def test_a_canary_that_crashes_again_and_again_is_aborted_with_its_last_words() -> None:
-    steps = {"steps": [{"weight": 50, "pause": {}}], "preflight": {"samples": 0}}
-    world, first = serving(steps)
-    world.edit(model=OTHER)
-    go(world)
-    second = next(revision for revision in world.replicas() if revision != first)
+    world, first, second = stepping()
     restart(world, second, 3, {"exitCode": 1, "reason": "Error", "message": "no operator Imaginary"})
     world.settle()
     stalled = world.condition("Stalled")
@@ -206,11 +212,7 @@ def test_a_canary_that_crashes_again_and_again_is_aborted_with_its_last_words() 
 
 
 def test_a_canary_that_leaks_memory_is_aborted_and_told_by_that_name() -> None:
-    steps = {"steps": [{"weight": 50, "pause": {}}], "preflight": {"samples": 0}}
-    world, first = serving(steps)
-    world.edit(model=OTHER)
-    go(world)
-    second = next(revision for revision in world.replicas() if revision != first)
+    world, first, second = stepping()
     leak(world, second, restarts=1)
     go(world)
     assert world.condition("Stalled")["reason"] != "RolloutAborted", "one request may have been too large"
@@ -225,11 +227,7 @@ def test_a_canary_that_leaks_memory_is_aborted_and_told_by_that_name() -> None:
 
 
 def test_memory_that_runs_out_on_both_sides_aborts_nobody_at_once() -> None:
-    steps = {"steps": [{"weight": 50, "pause": {}}], "preflight": {"samples": 0}}
-    world, first = serving(steps)
-    world.edit(model=OTHER)
-    go(world)
-    second = next(revision for revision in world.replicas() if revision != first)
+    world, first, second = stepping()
     leak(world, first, restarts=2)
     leak(world, second, restarts=2)
     go(world)
