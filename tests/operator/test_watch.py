@@ -32,6 +32,9 @@ class Relay:
         self._upstream = int(server.url.rpartition(":")[2])
         self._open: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None] | None] = set()
+        self.silent = False
+        """Whether what comes is dropped."""
+        self.dropped = asyncio.Event()
 
     async def __aenter__(self) -> "Relay":
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -44,6 +47,19 @@ class Relay:
         self.cut()
         await asyncio.gather(*filter(None, self._serving))
         await asyncio.gather(*(writer.wait_closed() for writer in everything), return_exceptions=True)
+
+    async def left(self) -> None:
+        """Await that every client that came has gone."""
+        _, staying = await asyncio.wait(filter(None, self._serving), timeout=10)
+        assert not staying, f"{len(staying)} connections are still open"
+
+    def kubeconfig(self, server: ApiServer, folder: Path) -> Path:
+        """Write a kubeconfig that leads here."""
+        content = yaml.safe_load(server.kubeconfig.read_text())
+        content["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{self.port}"
+        path = folder / "kubeconfig"
+        path.write_text(yaml.safe_dump(content))
+        return path
 
     def cut(self) -> None:
         for writer in self._open:
@@ -58,6 +74,9 @@ class Relay:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
+                if self.silent:
+                    self.dropped.set()
+                    continue
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
@@ -180,20 +199,38 @@ async def test_changes_are_heard_once_and_in_their_order(kube: Kube) -> None:
 
 async def test_what_happens_while_the_connection_is_down_is_heard_after(kube: Kube, tmp_path: Path) -> None:
     heard = Heard(kube, kube.namespace("watch-cut"))
-    async with Relay(kube.server) as relay:
-        content = yaml.safe_load(kube.server.kubeconfig.read_text())
-        content["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{relay.port}"
-        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(content))
-        async with watching(heard, tmp_path / "kubeconfig"):
-            await heard.create(SERVICE, "one")
-            await heard.until("ADDED", SERVICE, "one")
-            relay.cut()
-            await heard.delete(SERVICE, "one")
-            await heard.create(SERVICE, "two")
-            await heard.until("DELETED", SERVICE, "one")
-            await heard.until("ADDED", SERVICE, "two")
+    async with Relay(kube.server) as relay, watching(heard, relay.kubeconfig(kube.server, tmp_path)):
+        await heard.create(SERVICE, "one")
+        await heard.until("ADDED", SERVICE, "one")
+        relay.cut()
+        await heard.delete(SERVICE, "one")
+        await heard.create(SERVICE, "two")
+        await heard.until("DELETED", SERVICE, "one")
+        await heard.until("ADDED", SERVICE, "two")
     assert len(heard.events) == len(set(heard.events)), "nothing is told twice"
     assert heard.woken == [], "it went on from where it was, without a list"
+
+
+async def test_nothing_stays_open_to_a_server_that_says_no_more(kube: Kube, tmp_path: Path) -> None:
+    heard = Heard(kube, kube.namespace("watch-left"))
+    async with Relay(kube.server) as relay:
+        kubeconfig = str(relay.kubeconfig(kube.server, tmp_path))
+        async with await Cluster.connect(kubeconfig) as connection:
+            listed = await connection.list(SERVICE, heard.namespace)
+            await heard.create(SERVICE, "one")
+            version = listed["metadata"]["resourceVersion"]
+            events = connection.watch(SERVICE, heard.namespace, "", version)
+            assert (await anext(events))[0] == "ADDED"
+            relay.silent = True
+            waiting = [
+                asyncio.ensure_future(asking)
+                for asking in (anext(events), connection.list(SERVICE, heard.namespace))
+            ]
+            await relay.dropped.wait()
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        await relay.left()
 
 
 async def test_a_silent_watch_is_begun_anew_without_a_word_or_a_gap(

@@ -1,6 +1,9 @@
 """The only file that knows the `kubernetes` client; everything else speaks plain dicts."""
 
+import asyncio
 import contextlib
+import ssl
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +12,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 import orjson
+from aiohttp.client_proto import ResponseHandler
 from kubernetes.aio import client, config
 
 from longshore.resources.kinds import Kind
@@ -67,6 +71,31 @@ def _to_nobody(method: str, plural: str) -> None:
     """Tell nobody."""
 
 
+class _Connector(aiohttp.TCPConnector):
+    """A pool of connections of which none outlives it.
+
+    A connection that ends with an answer under way says goodbye by TLS, and its socket stays open until the
+    server answers, for up to 30 s; aiohttp no longer knows of it then.
+    """
+
+    def __init__(self, limit: int, context: ssl.SSLContext | None) -> None:
+        super().__init__(limit=limit, ssl=context or True)
+        self._made: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
+
+    async def _create_connection(self, *request: Any) -> ResponseHandler:
+        protocol = await super()._create_connection(*request)
+        if protocol.transport is not None:
+            self._made.add(protocol.transport)
+        return protocol
+
+    async def close(self, *, abort_ssl: bool = True) -> None:
+        """Close all connections, those too that await the server's goodbye."""
+        await super().close(abort_ssl=abort_ssl)
+        for transport in self._made:
+            transport.abort()
+        await asyncio.sleep(0)  # transports close their sockets in the loop's next round
+
+
 class Cluster:
     """A connection to one API server; use as an asynchronous context manager."""
 
@@ -76,7 +105,7 @@ class Cluster:
         self._told = told
         settings, rest = api.configuration, api.rest_client
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=settings.connection_pool_maxsize, ssl=rest.ssl_context),
+            connector=_Connector(settings.connection_pool_maxsize, rest.ssl_context),
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_BUFFER,
             # Else aiohttp asks ~/.netrc and the proxy variables in a thread for every request; a proxy comes
