@@ -93,11 +93,11 @@ def test_training_data_of_a_request_reaches_the_techniques(folder: Path, tmp_pat
     assert row.drop_upper <= 0.05
 
 
-@pytest.mark.parametrize("relation", ["response", "feature", "relation"])
-def test_without_labels_the_original_alone_teaches(folder: Path, tmp_path: Path, relation: str) -> None:
+def relearned(folder: Path, out: Path, relation: str) -> list[float]:
+    """Squared errors of a disturbed network before and after the undisturbed one taught it."""
     model = folder / "prepared" / "model.onnx"
     with np.load(folder / "training.npz") as loaded:
-        np.savez(tmp_path / "unlabelled.npz", x=loaded["x"])
+        np.savez(out / "unlabelled.npz", x=loaded["x"])
     teacher = onnx.load(model)
     student = onnx.ModelProto()
     student.CopyFrom(teacher)
@@ -107,18 +107,54 @@ def test_without_labels_the_original_alone_teaches(folder: Path, tmp_path: Path,
             values = numpy_helper.to_array(tensor)
             noise = rng.standard_normal(values.shape) * 0.3 * values.std()
             tensor.CopyFrom(numpy_helper.from_array((values + noise).astype(np.float32), tensor.name))
-    samples = training.load(model, tmp_path / "unlabelled.npz")
+    samples = training.load(model, out / "unlabelled.npz")
     assert samples.classes is None
     lesson = training.Lesson(epochs=3, relation=relation)
-    onnx.save(student, tmp_path / "before.onnx")
-    onnx.save(training.train(student, teacher, samples, lesson), tmp_path / "after.onnx")
+    onnx.save(student, out / "before.onnx")
+    onnx.save(training.train(student, teacher, samples, lesson), out / "after.onnx")
     with np.load(folder / "evaluation.npz") as loaded:
         feeds = {"x": loaded["x"]}
     exact = outputs(model, feeds)
-    errors = [
-        float(np.mean((outputs(tmp_path / f"{n}.onnx", feeds) - exact) ** 2)) for n in ("before", "after")
-    ]
-    assert errors[1] < 0.3 * errors[0]
+    return [float(np.mean((outputs(out / f"{n}.onnx", feeds) - exact) ** 2)) for n in ("before", "after")]
+
+
+@pytest.mark.parametrize("relation", ["response", "feature", "relation"])
+def test_without_labels_the_original_alone_teaches(folder: Path, tmp_path: Path, relation: str) -> None:
+    before, after = relearned(folder, tmp_path, relation)
+    assert after < 0.3 * before
+
+
+def test_what_is_learned_in_16_bits_is_as_good(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = []
+    for flags in ((), ("amx_bf16",)):
+        monkeypatch.setattr(training.cpu, "cpu_flags", lambda flags=flags: flags)
+        out = tmp_path / f"{len(flags)}"
+        out.mkdir()
+        errors.append(relearned(folder, out, "response")[1])
+    assert errors[0] != errors[1], "one was learned in 16 bits"
+    assert errors[1] < 1.2 * errors[0]
+
+
+@pytest.mark.parametrize("pads", [[1, 2, 1, 2], [0, 1, 2, 3]])
+def test_padding_is_that_of_onnx(tmp_path: Path, pads: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((4, 3, 3, 5)).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=pads, strides=[1, 2])
+    floats = TensorProto.FLOAT
+    graph = helper.make_graph(
+        [node],
+        "padded",
+        [helper.make_tensor_value_info("x", floats, ["N", 3, 12, 12])],
+        [helper.make_tensor_value_info("y", floats, None)],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    save(path := tmp_path / "model.onnx", graph)
+    x = rng.standard_normal((2, 3, 12, 12)).astype(np.float32)
+    with torch.no_grad():
+        (given,) = TorchGraph(onnx.load(path), "y")({"x": torch.from_numpy(x)}, ["y"])
+    np.testing.assert_allclose(given.numpy(), outputs(path, {"x": x}), rtol=1e-4, atol=1e-5)
 
 
 def test_weights_that_train_worse_are_not_kept(folder: Path) -> None:

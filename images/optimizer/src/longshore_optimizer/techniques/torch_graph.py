@@ -78,6 +78,13 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # torch comes without 
             values[node.output[0]] = result if rounded is None else rounded(result)
         return [values[n] for n in wanted]
 
+    @property
+    def convolutional(self) -> bool:
+        """Whether convolutions are what it spends its time on, and no normalization or attention needs more
+        than 8 bits of mantissa."""
+        kinds = {node.op_type for node in self._nodes}
+        return "Conv" in kinds and not kinds & {"Softmax", "LayerNormalization", "Pow", "Erf", "Div"}
+
     def named(self) -> dict[str, torch.nn.Parameter]:
         """Trainable weights by the name of their initializer."""
         return dict(zip(self._names, self.weights, strict=True))
@@ -133,13 +140,18 @@ def _numbers(values: Values, index: int) -> list[int] | None:
 
 
 def _convolution(node: onnx.NodeProto, values: Values) -> Tensor:
-    weight = _given(values, 1)
-    x = _padded(node, _given(values, 0), list(weight.shape[2:]), 0.0)
+    x, weight = _given(values, 0), _given(values, 1)
     rank = weight.dim() - 2
     kernel = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[rank]
     strides = editing.attribute(node, "strides", [1] * rank)
     dilations = editing.attribute(node, "dilations", [1] * rank)
     group = editing.attribute(node, "group", 1)
+    pads = list(editing.attribute(node, "pads", [0] * (2 * rank)))
+    explicit = editing.attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
+    if explicit and pads[:rank] == pads[rank:]:
+        # By the kernel itself, which needs no copy of the tensor.
+        return kernel(x, weight, _optional(values, 2), strides, pads[:rank], dilations, group)
+    x = _padded(node, x, list(weight.shape[2:]), 0.0)
     return kernel(x, weight, _optional(values, 2), strides, 0, dilations, group)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from longshore_optimizer.data import read
+from longshore_optimizer.measure import cpu
 from longshore_optimizer.measure.session import open_session, tensor_specs
 from longshore_optimizer.techniques import views
 from longshore_optimizer.techniques.base import NotApplicableError
@@ -28,6 +29,12 @@ _RUN = 256
 
 _HELD_OUT = 10
 """One in ten training samples judges which weights are kept."""
+
+_HALF = 0.8
+"""Share of a lesson that is multiplied in bfloat16 where the CPU has units for that (1.5 to 2 times faster).
+
+What is left lets the weights settle in the precision in which they will answer.
+"""
 
 _COMPARED = 512
 _PROVING = 2000
@@ -131,7 +138,7 @@ def consult(
         NotApplicableError: an operator that cannot be run here, or a teacher that takes other inputs.
     """
     torch.set_num_threads(lesson.threads)
-    guide = foreign or TorchGraph(teacher, answers(teacher.graph))
+    guide = foreign or _by_channel(TorchGraph(teacher, answers(teacher.graph)))
     target = foreign.target if foreign else answers(teacher.graph)
     order = np.random.default_rng(lesson.seed).permutation(samples.count)
     judged = samples.rows(order[: max(1, samples.count // _HELD_OUT)])
@@ -174,7 +181,8 @@ def train(
     torch.manual_seed(lesson.seed)
     torch.set_num_threads(lesson.threads)
     target = answers(student.graph)
-    pupil = TorchGraph(student, target, rounding)
+    pupil = _by_channel(TorchGraph(student, target, rounding))
+    half = not rounding and pupil.convolutional and "amx_bf16" in cpu.cpu_flags()
     book = consulted or consult(teacher, samples, lesson, foreign, student)
     taught, judged = book.taught, book.judged
     wanted = [target, *book.hidden]
@@ -198,8 +206,10 @@ def train(
             part = taught.rows(places)
             index = torch.from_numpy(places)
             spent = (time.monotonic() - started) / lesson.seconds
-            optimizer.param_groups[0]["lr"] = rate(lesson, max(done / total, spent))
-            outputs = pupil(book.views.varied(part.feeds, rng), wanted)
+            progress = max(done / total, spent)
+            optimizer.param_groups[0]["lr"] = rate(lesson, progress)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half and progress < _HALF):
+                outputs = [o.float() for o in pupil(book.views.varied(part.feeds, rng), wanted)]
             loss = loss_of(outputs, book.lesson_for(part, book.expected[index]), part.classes, lesson)
             optimizer.zero_grad()
             loss.backward()
@@ -282,6 +292,13 @@ def _distances(values: Tensor) -> Tensor:
     squares = (flat[:, None] - flat[None]).pow(2).sum(-1)
     distances = (squares + 1e-12).sqrt()
     return distances / distances.mean().clamp_min(1e-8)
+
+
+def _by_channel(graph: TorchGraph) -> TorchGraph:
+    """Lay the weights out with the channels last, and thereby all that convolutions make of them: that is how
+    CPUs compute them, and every layer is spared two changes of layout (1.3 times faster)."""
+    laid_out: TorchGraph = graph.to(memory_format=torch.channels_last)
+    return laid_out
 
 
 def _answers(graph: TorchGraph | ForeignTeacher, samples: Samples, wanted: Sequence[str]) -> list[Tensor]:
