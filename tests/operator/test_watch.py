@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+import uvloop
 import yaml
 from longshore import cluster, watch
 from longshore.cluster import Cluster, ClusterError
@@ -211,8 +213,9 @@ async def test_what_happens_while_the_connection_is_down_is_heard_after(kube: Ku
     assert heard.woken == [], "it went on from where it was, without a list"
 
 
-async def test_nothing_stays_open_to_a_server_that_says_no_more(kube: Kube, tmp_path: Path) -> None:
-    heard = Heard(kube, kube.namespace("watch-left"))
+async def give_up(kube: Kube, tmp_path: Path) -> None:
+    """Leave a watch and a request to a server that fell silent, and await that it has no clients."""
+    heard = Heard(kube, kube.namespace(f"watch-left-{uuid4().hex[:8]}"))
     async with Relay(kube.server) as relay:
         kubeconfig = str(relay.kubeconfig(kube.server, tmp_path))
         async with await Cluster.connect(kubeconfig) as connection:
@@ -231,6 +234,14 @@ async def test_nothing_stays_open_to_a_server_that_says_no_more(kube: Kube, tmp_
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
         await relay.left()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_nothing_stays_open_to_a_server_that_says_no_more(
+    kube: Kube, tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(give_up(kube, tmp_path))
 
 
 async def test_a_silent_watch_is_begun_anew_without_a_word_or_a_gap(

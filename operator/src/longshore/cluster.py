@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import ssl
-import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +30,9 @@ _SILENCE = 90.0
 """Seconds without a word after which a watch is begun anew: the connection may be dead. Where nothing happens
 the API server sends no bookmarks either.
 """
+
+_FAREWELL = 5.0
+"""Seconds for closing sockets, which needs no answer from anybody."""
 
 _LIMITS = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
 
@@ -80,20 +82,28 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, limit: int, context: ssl.SSLContext | None) -> None:
         super().__init__(limit=limit, ssl=context or True)
-        self._made: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
+        self._open: dict[asyncio.Future[None], asyncio.Transport] = {}
 
     async def _create_connection(self, *request: Any) -> ResponseHandler:
         protocol = await super()._create_connection(*request)
-        if protocol.transport is not None:
-            self._made.add(protocol.transport)
+        transport, closed = protocol.transport, protocol.closed
+        if transport is not None and closed is not None:
+            self._open[closed] = transport
+            closed.add_done_callback(self._forget)
         return protocol
 
     async def close(self, *, abort_ssl: bool = True) -> None:
         """Close all connections, those too that await the server's goodbye."""
         await super().close(abort_ssl=abort_ssl)
-        for transport in self._made:
+        for transport in list(self._open.values()):
             transport.abort()
-        await asyncio.sleep(0)  # transports close their sockets in the loop's next round
+        if self._open:
+            await asyncio.wait(self._open, timeout=_FAREWELL)
+
+    def _forget(self, closed: asyncio.Future[None]) -> None:
+        if not closed.cancelled():
+            closed.exception()  # asyncio complains of an error that nobody looked at
+        self._open.pop(closed, None)
 
 
 class Cluster:
