@@ -11,7 +11,6 @@ from uuid import uuid4
 
 import pytest
 import uvloop
-import yaml
 from longshore import cluster, watch
 from longshore.cluster import Cluster, ClusterError
 from longshore.index import Index, Key
@@ -21,68 +20,10 @@ from longshore.resources.names import MANAGED_BY, MANAGER, NAME
 from longshore.settings import Settings
 from longshore.watch import Watches, places
 
-from e2e.cluster.apiserver import ApiServer
 from tests.kube import Kube, models_path
+from tests.operator.tunnels import Relay, kubeconfig_of
 
 pytestmark = pytest.mark.apiserver
-
-
-class Relay:
-    """Stands between the operator and the API server, and cuts what goes through when told."""
-
-    def __init__(self, server: ApiServer) -> None:
-        self._upstream = int(server.url.rpartition(":")[2])
-        self._open: set[asyncio.StreamWriter] = set()
-        self._serving: set[asyncio.Task[None] | None] = set()
-        self.silent = False
-        """Whether what comes is dropped."""
-        self.dropped = asyncio.Event()
-
-    async def __aenter__(self) -> "Relay":
-        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._listener.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._listener.close()
-        everything = list(self._open)
-        self.cut()
-        await asyncio.gather(*filter(None, self._serving))
-        await asyncio.gather(*(writer.wait_closed() for writer in everything), return_exceptions=True)
-
-    async def left(self) -> None:
-        """Await that every client that came has gone."""
-        _, staying = await asyncio.wait(filter(None, self._serving), timeout=10)
-        assert not staying, f"{len(staying)} connections are still open"
-
-    def kubeconfig(self, server: ApiServer, folder: Path) -> Path:
-        """Write a kubeconfig that leads here."""
-        content = yaml.safe_load(server.kubeconfig.read_text())
-        content["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{self.port}"
-        path = folder / "kubeconfig"
-        path.write_text(yaml.safe_dump(content))
-        return path
-
-    def cut(self) -> None:
-        for writer in self._open:
-            writer.transport.abort()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._serving.add(asyncio.current_task())
-        there, back = await asyncio.open_connection("127.0.0.1", self._upstream)
-        self._open |= {writer, back}
-        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(1 << 16):
-                if self.silent:
-                    self.dropped.set()
-                    continue
-                writer.write(data)
-                await writer.drain()
-        writer.transport.abort()
-        self._open.discard(writer)
 
 
 async def _nothing() -> None:
@@ -201,7 +142,10 @@ async def test_changes_are_heard_once_and_in_their_order(kube: Kube) -> None:
 
 async def test_what_happens_while_the_connection_is_down_is_heard_after(kube: Kube, tmp_path: Path) -> None:
     heard = Heard(kube, kube.namespace("watch-cut"))
-    async with Relay(kube.server) as relay, watching(heard, relay.kubeconfig(kube.server, tmp_path)):
+    async with (
+        Relay(kube.server) as relay,
+        watching(heard, kubeconfig_of(kube.server, tmp_path, server=relay.url)),
+    ):
         await heard.create(SERVICE, "one")
         await heard.until("ADDED", SERVICE, "one")
         relay.cut()
@@ -217,7 +161,7 @@ async def give_up(kube: Kube, tmp_path: Path) -> None:
     """Leave a watch and a request to a server that fell silent, and await that it has no clients."""
     heard = Heard(kube, kube.namespace(f"watch-left-{uuid4().hex[:8]}"))
     async with Relay(kube.server) as relay:
-        kubeconfig = str(relay.kubeconfig(kube.server, tmp_path))
+        kubeconfig = str(kubeconfig_of(kube.server, tmp_path, server=relay.url))
         async with await Cluster.connect(kubeconfig) as connection:
             listed = await connection.list(SERVICE, heard.namespace)
             await heard.create(SERVICE, "one")
