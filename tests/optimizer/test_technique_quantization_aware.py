@@ -57,7 +57,7 @@ def built(technique: TechniqueName, folder: Path, name: str, out: Path, **parame
 
 
 @pytest.mark.parametrize(
-    ("name", "per_channel", "epochs", "lost"), [("outliers", True, 5, 0.1), ("spread", False, 3, 0.03)]
+    ("name", "per_channel", "epochs", "lost"), [("outliers", True, 12, 0.1), ("spread", False, 5, 0.03)]
 )
 def test_what_eight_bits_cost_is_learned_back(
     folder: Path, tmp_path: Path, name: str, per_channel: bool, epochs: int, lost: float
