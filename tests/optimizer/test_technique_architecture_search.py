@@ -46,7 +46,7 @@ def space(folder: Path) -> Space:
 
 def test_the_best_point_found_has_fewer_products_and_answers_as_well(folder: Path, tmp_path: Path) -> None:
     model, evaluation = folder / "prepared" / "model.onnx", folder / "evaluation.npz"
-    parameters = {"drop": 0.05, "trials": 5, "smallest": True, "shortEpochs": 1, "epochs": 5}
+    parameters = {"drop": 0.05, "trials": 5, "smallest": True, "shortEpochs": 1, "epochs": 20}
     job = work(model, tmp_path, folder / "calibration.npz", **parameters)
     TECHNIQUES[SEARCH].apply(replace(job, training=folder / "training.npz"))
     found = onnx.load(job.out)

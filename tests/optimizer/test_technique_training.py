@@ -54,7 +54,7 @@ def test_a_network_that_lost_most_of_its_products_learns_its_answers_back(
 ) -> None:
     original, evaluation = folder / "model.onnx", folder / "evaluation.npz"
     plain = trained(PRUNING, folder, tmp_path / "plain", criterion="norm", share=0.8)
-    tuned = trained(PRUNING, folder, tmp_path / "tuned", criterion="taylor", share=0.8, rounds=2, epochs=4)
+    tuned = trained(PRUNING, folder, tmp_path / "tuned", criterion="taylor", share=0.8, rounds=2, epochs=12)
     assert tuned.stat().st_size < 0.4 * original.stat().st_size
     assert accuracy(tuned, evaluation) >= accuracy(original, evaluation) - 0.01
     assert accuracy(tuned, evaluation) > accuracy(plain, evaluation) + 0.01
