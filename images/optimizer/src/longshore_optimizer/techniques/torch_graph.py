@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor
 from torch.nn import functional
 
-from longshore_optimizer.techniques import editing
+from longshore_optimizer.techniques import editing, normalization
 from longshore_optimizer.techniques.base import NotApplicableError
 
 Values = Sequence[Tensor | None]
@@ -39,7 +39,9 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # torch comes without 
         """
         super().__init__()
         self._nodes = needed(model.graph, *([target] if isinstance(target, str) else target))
-        self._rounding = dict(rounding or {})
+        self._changes = dict(rounding or {})
+        self._normalized: list[onnx.NodeProto] = []
+        self.normalizations = torch.nn.ModuleList()
         unknown = sorted(
             {n.op_type for n in self._nodes if n.domain not in ("", "ai.onnx") or n.op_type not in _OPERATORS}
         )
@@ -69,14 +71,27 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # torch comes without 
             **dict(zip(self._names, self.weights, strict=True)),
             **feeds,
         }
-        for name in values.keys() & self._rounding.keys():
-            values[name] = self._rounding[name](values[name])
+        for name in values.keys() & self._changes.keys():
+            values[name] = self._changes[name](values[name])
         for node in self._nodes:
             inputs = [values[n] if n else None for n in node.input]
             result = _OPERATORS[node.op_type](node, inputs)
-            rounded = self._rounding.get(node.output[0])
-            values[node.output[0]] = result if rounded is None else rounded(result)
+            change = self._changes.get(node.output[0])
+            values[node.output[0]] = result if change is None else change(result)
         return [values[n] for n in wanted]
+
+    def normalize(self, feeds: dict[str, Tensor]) -> None:
+        """Put batch normalization behind the convolutions, with the statistics of some samples.
+
+        It changes no answer until it is trained; `write` folds it into the weights.
+        """
+        self._normalized = normalization.places(self._nodes, self._names)
+        names = [node.output[0] for node in self._normalized]
+        with torch.no_grad():
+            seen = self(feeds, names)
+        self.normalizations.extend(normalization.Normalization(values) for values in seen)
+        self.normalizations.train(self.training)
+        self._changes |= dict(zip(names, self.normalizations, strict=True))
 
     @property
     def convolutional(self) -> bool:
@@ -91,10 +106,14 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # torch comes without 
 
     def write(self, model: onnx.ModelProto) -> None:
         """Put the weights back into a model that has these initializers."""
-        trained = self.named()
+        trained: dict[str, Tensor] = {k: v.detach() for k, v in self.named().items()}
+        with torch.no_grad():
+            for node, extra in zip(self._normalized, self.normalizations, strict=True):
+                _, weight, bias = node.input
+                trained[weight], trained[bias] = extra.folded(trained[weight], trained[bias])
         for tensor in model.graph.initializer:
             if tensor.name in trained:
-                editing.set_constant(tensor, trained[tensor.name].detach().numpy())
+                editing.set_constant(tensor, trained[tensor.name].numpy())
 
 
 def needed(graph: onnx.GraphProto, *targets: str) -> list[onnx.NodeProto]:
