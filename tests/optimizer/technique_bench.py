@@ -116,3 +116,11 @@ def training_data(path: Path, evaluation: Path) -> Path:
     rows = [i for i, image in enumerate(images) if image.tobytes() not in known]
     np.savez(path, x=images[rows], labels=digits.target[rows])
     return path
+
+
+def digits_folder(folder: Path) -> Path:
+    """Write the digits network, also prepared, with data; nothing of the evaluation data is trained on."""
+    model, _, evaluation = digits_cnn(folder)
+    prepare(work(model, folder / "prepared", None))
+    training_data(folder / "training.npz", evaluation)
+    return folder

@@ -18,24 +18,20 @@ from longshore_optimizer.techniques.architecture_search import STUDY_NAME
 from longshore_optimizer.techniques.architecture_space import AS_IS, Point, Space
 from longshore_optimizer.techniques.architecture_study import Found, choose, search
 from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, TargetFacts
-from longshore_optimizer.techniques.prepare import infer, prepare
+from longshore_optimizer.techniques.prepare import infer
 from longshore_optimizer.techniques.registry import TECHNIQUES, propose
 from longshore_optimizer.verify import Runnable
 from optuna.storages.journal import JournalFileBackend
 
 from tests.optimizer.conftest import cnn
-from tests.optimizer.technique_bench import accuracy, digits_cnn, training_data, work
+from tests.optimizer.technique_bench import accuracy, digits_folder, work
 
 SEARCH = TechniqueName.ARCHITECTURE_SEARCH
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("search")
-    model, _, evaluation = digits_cnn(path)
-    prepare(work(model, path / "prepared", None))
-    training_data(path / "training.npz", evaluation)
-    return path
+    return digits_folder(tmp_path_factory.mktemp("search"))
 
 
 @pytest.fixture(scope="module")

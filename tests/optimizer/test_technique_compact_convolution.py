@@ -12,24 +12,20 @@ from longshore.api.optimize import TechniqueName
 from longshore_optimizer.techniques import coupling
 from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, TargetFacts
 from longshore_optimizer.techniques.compact_convolution import Form, dense, fits, grouped, replaced
-from longshore_optimizer.techniques.prepare import infer, prepare
+from longshore_optimizer.techniques.prepare import infer
 from longshore_optimizer.techniques.registry import TECHNIQUES, propose
 from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.optimizer.conftest import cnn, mlp, save
-from tests.optimizer.technique_bench import accuracy, digits_cnn, outputs, training_data, work
+from tests.optimizer.technique_bench import accuracy, digits_folder, outputs, work
 
 COMPACT = TechniqueName.COMPACT_CONVOLUTION
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("compact")
-    model, _, evaluation = digits_cnn(path)
-    prepare(work(model, path / "prepared", None))
-    training_data(path / "training.npz", evaluation)
-    return path
+    return digits_folder(tmp_path_factory.mktemp("compact"))
 
 
 def built(folder: Path, out: Path, model: Path | None = None, **parameters: Any) -> Path:

@@ -7,19 +7,14 @@ import onnx
 import pytest
 import torch
 from longshore_optimizer.techniques import normalization, training
-from longshore_optimizer.techniques.prepare import prepare
 from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
 
-from tests.optimizer.technique_bench import accuracy, digits_cnn, outputs, training_data, work
+from tests.optimizer.technique_bench import accuracy, digits_folder, outputs
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("normalization")
-    model, _, evaluation = digits_cnn(path)
-    prepare(work(model, path / "prepared", None))
-    training_data(path / "training.npz", evaluation)
-    return path
+    return digits_folder(tmp_path_factory.mktemp("normalization"))
 
 
 def images(folder: Path) -> np.ndarray:

@@ -25,7 +25,7 @@ from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.optimizer.conftest import mlp, save
-from tests.optimizer.technique_bench import accuracy, digits_cnn, outputs, training_data, work
+from tests.optimizer.technique_bench import accuracy, digits_folder, outputs, work
 from tests.realmodels import rapidocr_model
 
 PRUNING, DISTILLATION = TechniqueName.STRUCTURED_PRUNING, TechniqueName.DISTILLATION
@@ -33,12 +33,7 @@ PRUNING, DISTILLATION = TechniqueName.STRUCTURED_PRUNING, TechniqueName.DISTILLA
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The prepared network with calibration, evaluation and training data, which have no row in common."""
-    path = tmp_path_factory.mktemp("training")
-    model, _, evaluation = digits_cnn(path)
-    prepare(work(model, path / "prepared", None))
-    training_data(path / "training.npz", evaluation)
-    return path
+    return digits_folder(tmp_path_factory.mktemp("training"))
 
 
 def trained(technique: TechniqueName, folder: Path, out: Path, **parameters: Any) -> Path:
