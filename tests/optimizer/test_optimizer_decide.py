@@ -182,12 +182,15 @@ def test_what_trains_shares_the_time_with_what_has_had_no_turn() -> None:
     assert parts == [4, 3, 2, 2]
     alone = proposals[:1]
     assert turns(alone, [], alone[0]) == 2
+    further = Proposal("further", kinds[0], after=alone[0].name, trains=True)
+    assert turns([*alone, further], [Trial(alone[0])], further) == 1, "all that is left is its"
+    assert turns([*proposals, further], [Trial(alone[0])], further) == 3, "but what has had no turn"
 
 
-def order(bounds: dict[str, float], goal: Goal = Goal.LATENCY) -> list[str]:
+def order(bounds: dict[str, float], goal: Goal = Goal.LATENCY, *, training: bool = False) -> list[str]:
     """What is tried, in order, where every candidate has the bound that `bounds` gives it, else none lost."""
     facts = ModelFacts(17, {"Conv": 3, "MatMul": 3}, 1 << 20, (), ())
-    target = TargetFacts(calibration=True, training=False, goal=goal)
+    target = TargetFacts(calibration=True, training=training, goal=goal)
     proposals, _ = propose([TechniqueName.AUTO], facts, target)
     tried: list[Trial] = []
     for proposal in planned(proposals, tried, replace(RULES, goal=goal)):
@@ -216,3 +219,16 @@ def test_nothing_is_mended_that_passes_the_gate_and_bytes_come_first_where_they_
     assert not any("without" in name for name in names)
     assert names.index("shared-256") < names.index("static-int8-signed")
     assert len(names) == len(set(names))
+
+
+def test_students_that_failed_are_taught_on_the_nearest_to_the_gate_first() -> None:
+    structured, distilled = "structured-trained-55-polynomial", "distilled-50"
+    passed = order({}, training=True)
+    assert not any("further" in name for name in passed)
+    names = order({f"{structured}-int8": 0.3, f"{distilled}-int8": 0.2, "static-int8": 0.3}, training=True)
+    turns = [f"{distilled}-int8-further", f"{structured}-int8-further"]
+    assert [n for n in names if "further" in n] == turns
+    places = [names.index(n) for n in ("static-int8-mixed-without-50", *turns, structured)]
+    assert places == sorted(places), "what costs no training comes before, another student after"
+    worse = order({f"{structured}-int8": 0.3, f"{structured}-int8-further": 0.1}, training=True)
+    assert worse.index(f"{structured}-further") == worse.index(f"{structured}-int8-further") + 1

@@ -1,5 +1,6 @@
 """Tries candidates in the order that a budget wants, or takes what other workers found, and times them."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -184,18 +185,24 @@ class Found:
 
 def turns(proposals: Sequence[Proposal], tried: Sequence[Trial], proposal: Proposal) -> int:
     """Into how many parts the time left is split where a candidate trains: this one's, one for the first of
-    each technique that trains too and has had no turn, and one for all the others."""
+    each technique that trains too and has had no turn, and one for all the others.
+
+    A student that is taught on leaves nothing to others: they have had their turn, or are farther from the
+    gate.
+    """
+    makers = {p.name: p.technique for p in proposals}
+    goes_on = makers.get(proposal.after or "") is proposal.technique
     had = {t.proposal.technique for t in tried} | {proposal.technique}
     waiting = {p.technique for p in proposals if p.trains and p.after is None} - had
-    return 2 + len(waiting)
+    return 1 + (not goes_on) + len(waiting)
 
 
 def planned(proposals: tuple[Proposal, ...], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:
     """Give the proposals in an order in which a budget that ends early has seen the most promising.
 
-    The first of each technique; what the same technique mends of those that failed the gate (it costs no
-    training and keeps most of the gain); the others; what else mends; and last what only saves bytes, unless
-    bytes are the goal.
+    The first of each technique; what the same technique mends of those that failed the gate (it keeps most of
+    the gain; what costs no training first, then students nearest to the gate); the others; what else mends;
+    and last what only saves bytes, unless bytes are the goal.
     """
     plain = [p for p in proposals if p.after is None]
     late = [p for p in plain if p.size_only and rules.goal is not Goal.SIZE]
@@ -204,6 +211,8 @@ def planned(proposals: tuple[Proposal, ...], tried: list[Trial], rules: Rules) -
     yield from first
     makers = {p.name: p.technique for p in plain}
     own = [p for p in proposals if p.after is not None and makers.get(p.after) is p.technique]
+    bounds = {t.proposal.name: t.drop.upper for t in tried if t.drop is not None}
+    own.sort(key=lambda p: (p.trains, bounds.get(p.after or "", math.inf) if p.trains else 0.0))
     yield from _mending(own, tried, rules)
     yield from (p for p in plain if p not in first and p not in late)
     others = [p for p in proposals if p.after is not None and p not in own]

@@ -38,6 +38,8 @@ class Distillation:
             if structured_pruning.must_shrink(model, target):
                 forms = structured_pruning.sized(forms, target)
             proposals += forms
+            if share == _SHARES[0]:
+                proposals += students.continued(forms)
         for relation in ("feature", "relation"):
             parameters = {"share": 0.75, "relation": relation}
             proposals.append(Proposal(f"distilled-75-{relation}", self.name, parameters, trains=True))
@@ -45,7 +47,7 @@ class Distillation:
 
     def apply(self, work: Work) -> None:
         """Prune, train, quantize where asked to; NotApplicableError where the graph cannot be trained."""
-        students.write(work, lambda: _student(work))
+        students.write(work, _student)
 
 
 def _student(work: Work) -> onnx.ModelProto:

@@ -83,18 +83,26 @@ class StructuredPruning:
         """
         proposals: list[Proposal] = []
 
-        def add(name: str, parameters: dict[str, object], *, trains: bool = False) -> None:
+        def add(name: str, parameters: dict[str, object], *, trains: bool = False) -> tuple[Proposal, ...]:
             student = Proposal(f"structured-{name}", self.name, parameters, trains=trains)
             forms = students.in_eight_bits_too(student, model, target)
-            proposals.extend(sized(forms, target) if trains and must_shrink(model, target) else forms)
+            forms = sized(forms, target) if trains and must_shrink(model, target) else forms
+            proposals.extend(forms)
+            return forms
 
         if target.calibration and target.p95_limit_ms is not None:
             limit = {"criterion": "reconstruction", "p95LimitMs": target.p95_limit_ms}
             proposals.append(Proposal("structured-to-limit", self.name, limit))
         if lacks_training(target) is None:
-            for share, kind in _TRAINED:
-                chosen: dict[str, object] = {"criterion": "taylor", "share": share, "schedule": kind}
-                add(f"trained-{share * 100:g}-{kind}", chosen, trains=True)
+            trained = [
+                add(
+                    f"trained-{share * 100:g}-{kind}",
+                    {"criterion": "taylor", "share": share, "schedule": kind},
+                    trains=True,
+                )
+                for share, kind in _TRAINED
+            ]
+            proposals += students.continued(trained[0])
         if target.calibration:
             first = len(proposals)
             for share in _SHARES:
@@ -113,7 +121,7 @@ class StructuredPruning:
 
     def apply(self, work: Work) -> None:
         """Prune; raises NotApplicableError where no channels can be removed."""
-        students.write(work, lambda: _smaller_model(work))
+        students.write(work, _smaller_model)
 
 
 def _smaller_model(work: Work) -> onnx.ModelProto:

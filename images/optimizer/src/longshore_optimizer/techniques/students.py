@@ -1,8 +1,9 @@
-"""Students that were trained: in float32 and in 8 bits, and trained once for both."""
+"""Students that were trained: in float32 and 8 bits, trained once for both; taught on where they failed."""
 
 import hashlib
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from longshore_optimizer.techniques.prepare import LEAST_OPSET
 _FORM = ("int8", "reduceRange")
 """Parameters that say what becomes of a student after its training."""
 
+_FURTHER = "further"
+"""The parameter of a student whose lesson goes on."""
+
+_TRAINING_SHARE = 0.8
+"""Share of the time that going on may take; the rest is for quantizing."""
+
+Make = Callable[[Work], onnx.ModelProto]
+"""Makes and teaches a student."""
+
 
 def in_eight_bits_too(student: Proposal, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
     """A student quantized, where the opset allows that, and as it is."""
@@ -24,25 +34,73 @@ def in_eight_bits_too(student: Proposal, model: ModelFacts, target: TargetFacts)
     return replace(student, name=f"{student.name}-int8", parameters=parameters), student
 
 
-def write(work: Work, make: Callable[[], onnx.ModelProto]) -> None:
+def continued(forms: Sequence[Proposal]) -> tuple[Proposal, ...]:
+    """Give the same student taught on with the time that is left, for where its first form fails the gate.
+
+    Weights that came near are worth more than those of a student that begins anew.
+    """
+    return tuple(
+        replace(
+            form,
+            name=f"{form.name}-{_FURTHER}",
+            parameters=form.parameters | {_FURTHER: True},
+            after=forms[0].name,
+        )
+        for form in forms
+    )
+
+
+def write(work: Work, make: Make) -> None:
     """Write the student in the form that the parameters ask for; `make` is called once for all forms."""
-    rest = {k: v for k, v in work.parameters.items() if k not in _FORM}
-    material = [str(p) for p in (work.model, work.calibration, work.training, work.teacher)]
-    settings = json.dumps([material, rest, work.seed, work.epochs], sort_keys=True)
-    mark = hashlib.sha256(settings.encode()).hexdigest()[:16]
-    made = work.scratch / f"student-{mark}.onnx"
-    if made.is_file():
-        student = onnxfile.load(made)
-    else:
-        student = make()
-        del student.graph.value_info[:]
-        onnxfile.save(student, made)
+    student = _student(work, make)
     if work.parameters.get("int8"):
         data = work.calibration or work.training
         assert data is not None
         student = quantized(student, data, work)
     del student.graph.value_info[:]
     onnxfile.save(student, work.out)
+
+
+def _student(work: Work, make: Make) -> onnx.ModelProto:
+    path = _path(work)
+    if path.is_file():
+        return onnxfile.load(path)
+    student = _taught_on(work, make) if work.parameters.get(_FURTHER) else make(work)
+    del student.graph.value_info[:]
+    onnxfile.save(student, path)
+    return student
+
+
+def _path(work: Work) -> Path:
+    """Where a student lies, whatever its form."""
+    rest = {k: v for k, v in work.parameters.items() if k not in _FORM}
+    material = [str(p) for p in (work.model, work.calibration, work.training, work.teacher)]
+    settings = json.dumps([material, rest, work.seed, work.epochs], sort_keys=True)
+    return work.scratch / f"student-{hashlib.sha256(settings.encode()).hexdigest()[:16]}.onnx"
+
+
+def _taught_on(work: Work, make: Make) -> onnx.ModelProto:
+    from longshore_optimizer.techniques import training
+    from longshore_optimizer.techniques.foreign_teacher import ForeignTeacher
+
+    if work.training is None:
+        raise ValueError("a lesson needs training data")
+    started = time.monotonic()
+    parameters = {k: v for k, v in work.parameters.items() if k != _FURTHER}
+    # A run that goes on after a crash has no student yet: the time is for both lessons then.
+    student = _student(replace(work, parameters=parameters, seconds=work.seconds / 2), make)
+    lesson = training.Lesson(
+        relation=str(parameters.get("relation", "response")),
+        epochs=work.passes(60),
+        seconds=_TRAINING_SHARE * (work.seconds - (time.monotonic() - started)),
+        seed=work.seed + 1,
+        threads=work.threads,
+    )
+    foreign = None
+    if work.teacher is not None:
+        foreign = ForeignTeacher(work.teacher, work.out.parent, work.threads)
+    samples = training.load(work.model, work.training)
+    return training.train(student, onnxfile.load(work.model), samples, lesson, foreign=foreign)
 
 
 def quantized(model: onnx.ModelProto, data: Path, work: Work) -> onnx.ModelProto:
