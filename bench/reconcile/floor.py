@@ -14,22 +14,34 @@ from longshore.lists import WATCHED
 from longshore.resources.kinds import MODEL_DEPLOYMENT
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_IDLE = 0.02
+"""CPU seconds a second of a process that only waits."""
 
 
 class Listener:
-    """kopf with a handler that does nothing, watching the operator's kinds in one namespace."""
+    """A process with kopf in one namespace; by default its handler does nothing, for the operator's kinds.
 
-    def __init__(self, kubeconfig: Path, namespace: str) -> None:
+    `given` is what it reads from its standard input.
+    """
+
+    def __init__(
+        self, kubeconfig: Path, namespace: str, module: str = "bench.reconcile.floor", given: str = ""
+    ) -> None:
         self._kubeconfig = kubeconfig
-        self._namespace = namespace
+        self._arguments = (module, namespace)
+        self._given = given
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bench.reconcile.floor", self._namespace),
+            *(sys.executable, "-m", *self._arguments),
             env=os.environ | {"KUBECONFIG": str(self._kubeconfig)},
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.stdin.write(self._given.encode())
+        self._process.stdin.write_eof()
         async with asyncio.timeout(60):
             await self._process.stdout.readline()
         self._started = self._spent()
@@ -42,6 +54,20 @@ class Listener:
     def cpu_seconds(self) -> float:
         """Give the user and system time since the watches stand."""
         return self._spent() - self._started
+
+    async def total(self, quiet: float, most: float) -> float:
+        """Give the user and system time since the process started, once it has been idle for `quiet` seconds.
+
+        Raises:
+            TimeoutError: it is still at work after `most` seconds.
+        """
+        spent = self._spent()
+        async with asyncio.timeout(most):
+            while True:
+                await asyncio.sleep(quiet)
+                before, spent = spent, self._spent()
+                if spent - before <= _IDLE * quiet:
+                    return before
 
     def _spent(self) -> float:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()

@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from longshore_optimizer.techniques import normalization, training
+from longshore_optimizer.techniques.lesson import Lesson
 from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
 
 from tests.optimizer.technique_bench import accuracy, digits_folder, outputs
@@ -101,7 +102,7 @@ def test_classes_are_learned_from_scratch_in_fewer_passes_with_it(
     for count in (0, 1):
         if not count:
             monkeypatch.setattr(normalization, "places", lambda *_: [])
-        trained = training.train(student, teacher, samples, training.Lesson(epochs=8))
+        trained = training.train(student, teacher, samples, Lesson(epochs=8))
         monkeypatch.undo()
         onnx.save(trained, tmp_path / f"{count}.onnx")
         scores.append(accuracy(tmp_path / f"{count}.onnx", folder / "evaluation.npz"))
@@ -117,5 +118,5 @@ def test_answers_without_classes_are_learned_without_it(
     monkeypatch.setattr(TorchGraph, "normalize", lambda *arguments: used.append(arguments))
     for data in (tmp_path / "unlabelled.npz", folder / "training.npz"):
         samples = training.load(model, data)
-        training.train(onnx.load(model), onnx.load(model), samples, training.Lesson(epochs=1))
+        training.train(onnx.load(model), onnx.load(model), samples, Lesson(epochs=1))
         assert bool(used) == (samples.classes is not None)

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from longshore.api.optimize import TechniqueName
-from longshore_optimizer.techniques import students
+from longshore_optimizer.techniques import students, training
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work
+from longshore_optimizer.techniques.lesson import Lesson
 from longshore_optimizer.techniques.registry import TECHNIQUES
 from onnx import numpy_helper
 
@@ -104,3 +106,18 @@ def test_the_first_student_may_be_taught_on_in_each_form_that_it_has(
     assert all(p.parameters == before(p).parameters | {"further": True} for p in further)
     eight = opset >= 13 and (limit is None or name is TechniqueName.COMPACT_CONVOLUTION)
     assert len(further) == (2 if eight else 1)
+
+
+def test_the_samples_that_judged_before_judge_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Lesson] = []
+
+    def untaught(student: onnx.ModelProto, *rest: Any, **_: Any) -> onnx.ModelProto:
+        asked.append(rest[2])
+        return student
+
+    monkeypatch.setattr(training, "train", untaught)
+    written(folder, tmp_path, "after", Maker(), further=True)
+    # Those that were taught before would flatter the weights that the student comes with.
+    assert [lesson.seed for lesson in asked] == [0]

@@ -19,6 +19,7 @@ from longshore_optimizer.techniques import training
 from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, TargetFacts, lacks_training
 from longshore_optimizer.techniques.foreign_teacher import ForeignTeacher
 from longshore_optimizer.techniques.iterative_pruning import shares
+from longshore_optimizer.techniques.lesson import Lesson, rate
 from longshore_optimizer.techniques.prepare import prepare
 from longshore_optimizer.techniques.registry import TECHNIQUES, propose
 from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
@@ -104,7 +105,7 @@ def relearned(folder: Path, out: Path, relation: str) -> list[float]:
             tensor.CopyFrom(numpy_helper.from_array((values + noise).astype(np.float32), tensor.name))
     samples = training.load(model, out / "unlabelled.npz")
     assert samples.classes is None
-    lesson = training.Lesson(epochs=3, relation=relation)
+    lesson = Lesson(epochs=3, relation=relation)
     onnx.save(student, out / "before.onnx")
     onnx.save(training.train(student, teacher, samples, lesson), out / "after.onnx")
     with np.load(folder / "evaluation.npz") as loaded:
@@ -155,7 +156,7 @@ def test_padding_is_that_of_onnx(tmp_path: Path, pads: list[int]) -> None:
 def test_weights_that_train_worse_are_not_kept(folder: Path) -> None:
     teacher = onnx.load(folder / "prepared" / "model.onnx")
     samples = training.load(folder / "prepared" / "model.onnx", folder / "training.npz")
-    spoiled = training.train(teacher, teacher, samples, training.Lesson(epochs=1, rate=10.0, alpha=0.0))
+    spoiled = training.train(teacher, teacher, samples, Lesson(epochs=1, rate=10.0, alpha=0.0))
     for before, after in zip(teacher.graph.initializer, spoiled.graph.initializer, strict=True):
         np.testing.assert_array_equal(numpy_helper.to_array(before), numpy_helper.to_array(after))
 
@@ -195,7 +196,7 @@ def test_a_teacher_with_another_output_shape_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=x)
     samples = training.load(tmp_path / "4.onnx", tmp_path / "data.npz")
     with pytest.raises(NotApplicableError, match=r"answers in the shape \(4,\), the student in \(6,\)"):
-        training.train(student, teacher, samples, training.Lesson())
+        training.train(student, teacher, samples, Lesson())
 
 
 def test_another_model_teaches_what_the_original_does_not_know(folder: Path, tmp_path: Path) -> None:
@@ -366,8 +367,8 @@ def test_a_limit_that_no_pruning_meets_is_told(folder: Path, tmp_path: Path) -> 
 
 
 def test_the_learning_rate_has_come_down_when_the_time_is_up() -> None:
-    lesson = training.Lesson(rate=0.01)
-    rates = [training.rate(lesson, progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0, 3.0)]
+    lesson = Lesson(rate=0.01)
+    rates = [rate(lesson, progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0, 3.0)]
     assert rates[0] == 0.01
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == rates[-2] == pytest.approx(0.0)

@@ -82,11 +82,12 @@ class _Material:
 def _trained(space: Space, teacher: onnx.ModelProto, material: _Material) -> onnx.ModelProto:
     """Give the chosen point after long training; one that was trained for another candidate is read."""
     from longshore_optimizer.techniques import architecture_study, training
+    from longshore_optimizer.techniques.lesson import Lesson
 
     work, data = material.work, material.data
     samples = training.load(work.model, material.training)
     seconds = _SEARCH_SHARE * work.seconds
-    short = training.Lesson(
+    short = Lesson(
         epochs=min(int(work.parameters.get("shortEpochs", 2)), work.epochs),
         seconds=seconds / 8,
         seed=work.seed,
@@ -113,7 +114,7 @@ def _trained(space: Space, teacher: onnx.ModelProto, material: _Material) -> onn
     cached = work.scratch / f"searched-{mark}.onnx"
     if cached.is_file():
         return onnxfile.load(cached)
-    lesson = training.Lesson(
+    lesson = Lesson(
         epochs=work.passes(20),
         seconds=_TRAINING_SHARE * work.seconds,
         seed=work.seed,

@@ -21,6 +21,7 @@ from longshore_optimizer.measure.session import open_session, tensor_specs
 from longshore_optimizer.techniques import architecture_space, onnxfile, training
 from longshore_optimizer.techniques.architecture_space import Point, Space
 from longshore_optimizer.techniques.base import NotApplicableError
+from longshore_optimizer.techniques.lesson import Lesson
 from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
 
 JUDGED = 4
@@ -51,7 +52,7 @@ class Examiner:
     """Builds a point, trains it for a short time and measures the three objectives."""
 
     def __init__(
-        self, space: Space, model: Path, data: Path, samples: training.Samples, lesson: training.Lesson
+        self, space: Space, model: Path, data: Path, samples: training.Samples, lesson: Lesson
     ) -> None:
         """Put a part of the samples aside; `data` is what is timed on and observed for ranks."""
         self._space, self._data, self._lesson = space, data, lesson

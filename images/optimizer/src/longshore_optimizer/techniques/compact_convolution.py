@@ -77,6 +77,7 @@ class CompactConvolution:
 
 def _student(work: Work) -> onnx.ModelProto:
     from longshore_optimizer.techniques import training
+    from longshore_optimizer.techniques.lesson import Lesson
 
     if work.training is None:
         raise ValueError("compact convolutions need training data")
@@ -94,7 +95,7 @@ def _student(work: Work) -> onnx.ModelProto:
     wanted = {n.input[0]: 1 - layers[n.name].ndim for n in teacher.graph.node if n.name in chosen}
     seen = channels.observe(teacher, wanted, data, work.scratch, work.threads, second=True)
     student = replaced(teacher, chosen, {name: s.second for name, s in seen.items()})
-    lesson = training.Lesson(
+    lesson = Lesson(
         relation="feature",
         epochs=work.passes(20),
         seconds=_TRAINING_SHARE * work.seconds,

@@ -53,6 +53,7 @@ class Distillation:
 def _student(work: Work) -> onnx.ModelProto:
     from longshore_optimizer.techniques import training
     from longshore_optimizer.techniques.foreign_teacher import ForeignTeacher
+    from longshore_optimizer.techniques.lesson import Lesson
 
     if work.training is None:
         raise ValueError("distillation needs training data")
@@ -63,7 +64,7 @@ def _student(work: Work) -> onnx.ModelProto:
     removals = structured_pruning.by_share(survey, float(work.parameters["share"]))
     removals = structured_pruning.to_size(survey, removals, work.parameters.get("sizeLimit"))
     student = infer(structured_pruning.pruned(survey, removals))
-    lesson = training.Lesson(
+    lesson = Lesson(
         relation=str(work.parameters["relation"]),
         epochs=work.passes(60),
         seconds=_TRAINING_SHARE * work.seconds,

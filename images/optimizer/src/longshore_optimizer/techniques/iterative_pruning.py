@@ -9,6 +9,7 @@ from longshore_optimizer.techniques import onnxfile, training
 from longshore_optimizer.techniques.base import Work
 from longshore_optimizer.techniques.coupling import places
 from longshore_optimizer.techniques.elimination import Ranking
+from longshore_optimizer.techniques.lesson import Lesson
 from longshore_optimizer.techniques.prepare import infer
 from longshore_optimizer.techniques.structured_pruning import Survey, by_share, pruned, take_survey, to_size
 
@@ -48,7 +49,7 @@ def prune(work: Work) -> onnx.ModelProto:
         min(int(work.parameters.get("rounds", 4)), work.epochs),
         str(work.parameters.get("schedule", "polynomial")),
     )
-    lesson = training.Lesson(
+    lesson = Lesson(
         epochs=work.passes(60), seconds=_TRAINING_SHARE * work.seconds, seed=work.seed, threads=work.threads
     )
     data = work.calibration or work.training
@@ -67,9 +68,7 @@ def prune(work: Work) -> onnx.ModelProto:
     return student
 
 
-def by_taylor(
-    survey: Survey, teacher: onnx.ModelProto, samples: training.Samples, lesson: training.Lesson
-) -> Survey:
+def by_taylor(survey: Survey, teacher: onnx.ModelProto, samples: training.Samples, lesson: Lesson) -> Survey:
     """Rank channels by what the loss changes, to first order, when they go (Molchanov et al. 2019)."""
     totals = training.gradients(survey.model, teacher, samples, lesson)
     rankings = {}

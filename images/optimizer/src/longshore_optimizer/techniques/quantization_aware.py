@@ -50,13 +50,14 @@ class QuantizationAwareTraining:
     def apply(self, work: Work) -> None:
         """Calibrate, train, quantize; NotApplicableError where the graph cannot be trained."""
         from longshore_optimizer.techniques import fake_quantization, training
+        from longshore_optimizer.techniques.lesson import Lesson
 
         if work.training is None:
             raise ValueError("quantization-aware training needs training data")
         model = onnxfile.load(work.model)
         static_int8.flatten_biases(model)
         samples = training.load(work.model, work.training)
-        lesson = training.Lesson(
+        lesson = Lesson(
             epochs=work.passes(20),
             seconds=_TRAINING_SHARE * work.seconds,
             seed=work.seed,

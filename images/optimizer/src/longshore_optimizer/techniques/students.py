@@ -82,6 +82,7 @@ def _path(work: Work) -> Path:
 def _taught_on(work: Work, make: Make) -> onnx.ModelProto:
     from longshore_optimizer.techniques import training
     from longshore_optimizer.techniques.foreign_teacher import ForeignTeacher
+    from longshore_optimizer.techniques.lesson import Lesson
 
     if work.training is None:
         raise ValueError("a lesson needs training data")
@@ -89,11 +90,12 @@ def _taught_on(work: Work, make: Make) -> onnx.ModelProto:
     parameters = {k: v for k, v in work.parameters.items() if k != _FURTHER}
     # A run that goes on after a crash has no student yet: the time is for both lessons then.
     student = _student(replace(work, parameters=parameters, seconds=work.seconds / 2), make)
-    lesson = training.Lesson(
+    lesson = Lesson(
         relation=str(parameters.get("relation", "response")),
         epochs=work.passes(60),
         seconds=_TRAINING_SHARE * (work.seconds - (time.monotonic() - started)),
-        seed=work.seed + 1,
+        # The same samples judge: those that were taught before would flatter the weights of before.
+        seed=work.seed,
         threads=work.threads,
     )
     foreign = None

@@ -1,6 +1,5 @@
 """Trains the weights of an ONNX model against labels and against the answers of a teacher."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,6 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from longshore_optimizer.data import read
 from longshore_optimizer.measure import cpu
@@ -21,6 +19,8 @@ from longshore_optimizer.measure.session import open_session, tensor_specs
 from longshore_optimizer.techniques import normalization, views
 from longshore_optimizer.techniques.base import NotApplicableError
 from longshore_optimizer.techniques.foreign_teacher import ForeignTeacher
+from longshore_optimizer.techniques.lesson import Lesson, loss_of, rate
+from longshore_optimizer.techniques.replicas import Replicas
 from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
 from longshore_optimizer.techniques.views import Feeds, Views
 
@@ -28,8 +28,9 @@ BATCH = 64
 _RUN = 256
 """Samples that are run at once where nothing is learned."""
 
-_HELD_OUT = 10
-"""One in ten training samples judges which weights are kept."""
+_HELD_OUT, _MOST_HELD_OUT = 10, 2000
+"""One in ten training samples judges which weights are kept and which views are harmless; of so many, a point
+is seen, and the others are worth more as what is taught."""
 
 _HALF = 0.8
 """Share of a lesson that is multiplied in bfloat16 where the CPU has units for that (1.5 to 2 times faster).
@@ -37,31 +38,13 @@ _HALF = 0.8
 What is left lets the weights settle in the precision in which they will answer.
 """
 
+_LEAST_PART = 32
+"""Samples of a batch that a copy of the network takes at least: fewer are not worth the meeting, and tell
+normalization too little."""
+
 _COMPARED = 512
 _COUNTED = 1024
 """Samples that tell the statistics of channels: a hundredth of the time of a pass over many samples."""
-
-_PROVING = 2000
-"""Held-out samples that prove a view harmless: of so many, a point is seen."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """How to train: loss = alpha x cross-entropy + (1 - alpha) x distillation (Hinton et al. 2015).
-
-    `relation` is `response` (answers softened by `temperature`), `feature` (hidden tensors of one shape too,
-    Romero et al. 2014) or `relation` (distances between samples too, Park et al. 2019). `seconds` bounds it.
-    The labels weigh more than the original, which a student that is to lose nothing must be able to correct.
-    """
-
-    epochs: int = 20
-    rate: float = 1e-3
-    alpha: float = 0.7
-    temperature: float = 4.0
-    relation: str = "response"
-    seconds: float = 300.0
-    seed: int = 0
-    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -146,8 +129,9 @@ def consult(
     guide = foreign or _by_channel(TorchGraph(teacher, answers(teacher.graph)))
     target = foreign.target if foreign else answers(teacher.graph)
     order = np.random.default_rng(lesson.seed).permutation(samples.count)
-    judged = samples.rows(order[: max(1, samples.count // _HELD_OUT)])
-    taught = samples.rows(order[len(order) // _HELD_OUT :])
+    held_out = min(samples.count // _HELD_OUT, _MOST_HELD_OUT)
+    judged = samples.rows(order[: max(1, held_out)])
+    taught = samples.rows(order[held_out:])
     hidden: list[str] = []
     if lesson.relation == "feature" and student is not None and isinstance(guide, TorchGraph):
         pupil = TorchGraph(student, answers(student.graph))
@@ -159,8 +143,7 @@ def consult(
     found = Views()
     if lesson.relation == "response":
         # Hidden tensors move with the image, and distances belong to one view: those have no mean.
-        few = judged.rows(np.arange(min(judged.count, _PROVING)))
-        found = views.harmless(few.feeds, few.classes, answer)
+        found = views.harmless(judged.feeds, judged.classes, answer)
     expected = views.mean_answer(found, taught.feeds, answer, lesson.seconds)
     goals = views.mean_answer(found, judged.feeds, answer, lesson.seconds)
     return Consulted(taught, judged, expected, goals, found, guide, tuple(hidden))
@@ -209,35 +192,41 @@ def train(
     optimizer = torch.optim.Adam(pupil.parameters(), lr=lesson.rate)
     total = max(lesson.epochs * -(-taught.count // BATCH), 1)
     done = 0
+    progress = 0.0
     rng = np.random.default_rng(lesson.seed)
-    for _ in range(lesson.epochs):
-        shuffled = rng.permutation(taught.count)
-        pupil.train()
-        for start in range(0, taught.count, BATCH):
-            places = shuffled[start : start + BATCH]
-            part = taught.rows(places)
-            index = torch.from_numpy(places)
-            spent = (time.monotonic() - started) / lesson.seconds
-            progress = max(done / total, spent)
-            optimizer.param_groups[0]["lr"] = rate(lesson, progress)
-            with torch.autocast("cpu", torch.bfloat16, enabled=half and progress < _HALF):
-                outputs = [o.float() for o in pupil(book.views.varied(part.feeds, rng), wanted)]
-            loss = loss_of(outputs, book.lesson_for(part, book.expected[index]), part.classes, lesson)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(pupil.parameters(), 5.0)
-            optimizer.step()
-            done += 1
-            if spent > 1:
+    count = 1 if rounding else max(min(lesson.threads, BATCH // _LEAST_PART), 1)
+    draws = [rng, *(np.random.default_rng([lesson.seed, number]) for number in range(1, count))]
+
+    def loss(network: TorchGraph, part: Part) -> Tensor:
+        index = torch.from_numpy(part.places)
+        rows = taught.rows(part.places)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half and progress < _HALF):
+            outputs = [o.float() for o in network(book.views.varied(rows.feeds, part.rng), wanted)]
+        given = loss_of(outputs, book.lesson_for(rows, book.expected[index]), rows.classes, lesson)
+        return part.weight * given
+
+    with Replicas[Part](pupil, count, lesson.threads) as replicas:
+        for _ in range(lesson.epochs):
+            shuffled = rng.permutation(taught.count)
+            pupil.train()
+            for start in range(0, taught.count, BATCH):
+                spent = (time.monotonic() - started) / lesson.seconds
+                progress = max(done / total, spent)
+                optimizer.param_groups[0]["lr"] = rate(lesson, progress)
+                replicas.learn(parts_of(shuffled[start : start + BATCH], draws), loss)
+                torch.nn.utils.clip_grad_norm_(pupil.parameters(), 5.0)
+                optimizer.step()
+                done += 1
+                if spent > 1:
+                    break
+            few = taught.rows(shuffled[:_COUNTED])
+            normalization.settle(pupil.normalizations, partial(_answers, pupil, few, [target]))
+            pupil.eval()
+            harm = _harm(pupil, target, book, lesson)
+            if harm < best:
+                best, kept = harm, {k: v.clone() for k, v in pupil.state_dict().items()}
+            if time.monotonic() - started > lesson.seconds:
                 break
-        few = taught.rows(shuffled[:_COUNTED])
-        normalization.settle(pupil.normalizations, partial(_answers, pupil, few, [target]))
-        pupil.eval()
-        harm = _harm(pupil, target, book, lesson)
-        if harm < best:
-            best, kept = harm, {k: v.clone() for k, v in pupil.state_dict().items()}
-        if time.monotonic() - started > lesson.seconds:
-            break
     result = onnx.ModelProto()
     result.CopyFrom(student)
     if kept is not None:
@@ -246,12 +235,19 @@ def train(
     return result
 
 
-def rate(lesson: Lesson, progress: float) -> float:
-    """Learning rate at a share of the lesson, in steps or in time: half a cosine wave down to zero.
+@dataclass(frozen=True)
+class Part:
+    """Samples of a batch that one copy of the network learns from, and how much they weigh in it."""
 
-    (Loshchilov and Hutter 2016.) A lesson that its time ends must have slowed down too, or it ends in noise.
-    """
-    return lesson.rate * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+    places: NDArray[np.int64]
+    rng: np.random.Generator
+    weight: float
+
+
+def parts_of(places: NDArray[np.int64], draws: Sequence[np.random.Generator]) -> list[Part]:
+    """Split a batch among copies, one for each generator; there are fewer parts where samples are few."""
+    rows = [r for r in np.array_split(places, len(draws)) if len(r)]
+    return [Part(r, rng, len(r) / len(places)) for r, rng in zip(rows, draws, strict=False)]
 
 
 def untrained_loss(
@@ -267,45 +263,6 @@ def untrained_loss(
     few = samples.rows(np.arange(min(samples.count, _COMPARED)))
     goals = _answers(guide, few, [source])[0]
     return _harm(pupil, target, Consulted(few, few, goals, goals, Views(), guide), lesson)
-
-
-def loss_of(
-    outputs: Sequence[Tensor], expected: Sequence[Tensor], classes: Tensor | None, lesson: Lesson
-) -> Tensor:
-    """Loss of a batch; without classes only what the teacher says counts."""
-    taught = distillation(outputs, expected, lesson)
-    if classes is None or outputs[0].dim() != 2:
-        return taught
-    return lesson.alpha * functional.cross_entropy(outputs[0], classes) + (1 - lesson.alpha) * taught
-
-
-def distillation(outputs: Sequence[Tensor], expected: Sequence[Tensor], lesson: Lesson) -> Tensor:
-    """The teacher's part of the loss."""
-    given, wanted = outputs[0], expected[0]
-    if given.dim() == 2 and given.shape[1] > 1:
-        heat = lesson.temperature
-        loss = heat**2 * functional.kl_div(
-            functional.log_softmax(given / heat, 1),
-            functional.log_softmax(wanted / heat, 1),
-            reduction="batchmean",
-            log_target=True,
-        )
-    else:
-        loss = functional.mse_loss(given, wanted) / wanted.var(unbiased=False).clamp_min(1e-8)
-    for mine, other in zip(outputs[1:], expected[1:], strict=True):
-        loss = loss + functional.mse_loss(mine, other) / other.var(unbiased=False).clamp_min(1e-8)
-    if lesson.relation == "relation":
-        loss = loss + functional.smooth_l1_loss(_distances(given), _distances(wanted))
-    return loss
-
-
-def _distances(values: Tensor) -> Tensor:
-    """Distances between the samples of a batch, relative to their mean."""
-    flat = values.reshape(len(values), -1)
-    # The square root has no gradient at zero, where every sample meets itself.
-    squares = (flat[:, None] - flat[None]).pow(2).sum(-1)
-    distances = (squares + 1e-12).sqrt()
-    return distances / distances.mean().clamp_min(1e-8)
 
 
 def _by_channel(graph: TorchGraph) -> TorchGraph:
