@@ -13,6 +13,8 @@ import kopf
 from longshore.lists import WATCHED
 from longshore.resources.kinds import MODEL_DEPLOYMENT
 
+from bench.reconcile.hearing import run
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _IDLE = 0.02
 """CPU seconds a second of a process that only waits."""
@@ -76,9 +78,6 @@ class Listener:
 
 async def _listen(namespace: str) -> None:
     registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
-    settings.posting.enabled = False
-    settings.scanning.disabled = True
-    kopf.on.login(registry=registry)(kopf.login_with_kubeconfig)
 
     async def nothing(**_: Any) -> None:
         """Hear of it."""
@@ -87,24 +86,7 @@ async def _listen(namespace: str) -> None:
         if kind is not MODEL_DEPLOYMENT:
             settings.watching.label_selectors[(kind.group, kind.version, kind.plural)] = kind.selector
         kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(nothing)
-    ready = asyncio.Event()
-
-    async def tell() -> None:
-        await ready.wait()
-        print("ready", flush=True)
-
-    identity: Any = "floor"
-    await asyncio.gather(
-        tell(),
-        kopf.operator(
-            registry=registry,
-            settings=settings,
-            identity=identity,
-            standalone=True,
-            namespaces=[namespace],
-            ready_flag=ready,
-        ),
-    )
+    await run(registry, settings, namespace)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 import kopf
 from longshore.resources.kinds import MODEL_DEPLOYMENT, kind_of
 
+from bench.reconcile.hearing import run
 from bench.reconcile.kube import Kube
 
 NAME, NAMESPACE = "name-of-the-model", "namespace-of-the-model"
@@ -26,10 +27,7 @@ _AT_ONCE = 20
 
 async def operate(namespace: str, template: str, kubeconfig: Path) -> None:
     """Apply the template for every ModelDeployment in a namespace until the process ends."""
-    registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
-    settings.posting.enabled = False
-    settings.scanning.disabled = True
-    kopf.on.login(registry=registry)(kopf.login_with_kubeconfig)
+    registry = kopf.OperatorRegistry()
     seen: set[str] = set()
     turns = asyncio.Semaphore(_AT_ONCE)
 
@@ -49,24 +47,7 @@ async def operate(namespace: str, template: str, kubeconfig: Path) -> None:
 
         kind = MODEL_DEPLOYMENT
         kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(apply)
-        ready = asyncio.Event()
-
-        async def tell() -> None:
-            await ready.wait()
-            print("ready", flush=True)
-
-        identity: Any = "prototype"
-        await asyncio.gather(
-            tell(),
-            kopf.operator(
-                registry=registry,
-                settings=settings,
-                identity=identity,
-                standalone=True,
-                namespaces=[namespace],
-                ready_flag=ready,
-            ),
-        )
+        await run(registry, kopf.OperatorSettings(), namespace)
 
 
 if __name__ == "__main__":
