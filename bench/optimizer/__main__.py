@@ -31,13 +31,14 @@ def rows_of(case: Case, runs: dict[int, Run | str]) -> Iterator[Row]:
     if not against:
         # Where no default holds the gate, the original is what a careful user would serve.
         against, told = [r.speed for r in done], "no default holds the gate: against the original"
+    chosen = f"chosen: {', '.join(sorted({r.chosen for r in done}))}"
     worst = {
-        "speed": (min(r.speed for r in done), f"chosen: {', '.join(sorted({r.chosen for r in done}))}"),
+        "speed": (min(r.speed for r in done), chosen),
         "drop": (max(r.drop for r in done), ""),
         "time": (max(r.seconds for r in done), ""),
         "over-defaults": (min(against), told),
         "size": (min(r.size for r in done), ""),
-        "macs": (min(r.products for r in done), ""),
+        "macs": (min(r.products for r in done), chosen),
     }
     for key, row in targets.items():
         value, note = worst[key]
@@ -69,7 +70,8 @@ def report(measured: dict[str, Row]) -> Report:
         tuple(rows),
         {"cpuFlags": flags, **cpu.versions()},
         (
-            "Real models through `longshore optimize --goal latency`; the worst of the seeds named counts.",
+            "Real models through `longshore optimize`, by the goal that the targets are about: `latency`, or "
+            "`size` where they are about products (MACs); the worst of the seeds named counts.",
             "Speed is timed after the choice, against the original and ONNX Runtime's `quantize_dynamic` and "
             "`quantize_static` with every setting left as it is, in fresh processes and interleaved rounds; "
             "the factor is the median of the rounds' ratios. "

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from longshore.api.optimize import Metric
+from longshore.api.optimize import Goal, Metric
 
 from bench.common import Row
 from bench.optimizer import data, models
@@ -31,7 +31,8 @@ class Samples:
 class Case:
     """One model with its gate and targets, None where the table names none.
 
-    `seconds` is what one seed may take; `technique` is the only one that counts.
+    `seconds` is what one seed may take; `technique` is the only one that counts; `goal` is what the targets
+    are about.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Case:
     products: float | None = None
     seconds: float = 600.0
     technique: str | None = None
+    goal: Goal = Goal.LATENCY
 
     def targets(self) -> dict[str, Row]:
         """One row for every target, not measured yet."""
@@ -140,5 +142,16 @@ CASES = (
     Case("ppocr-rec", _recognition, Metric.CHARACTER_ERROR_RATE, 0.005, speed=1.3),
     Case("ppocr-det", _detection, Metric.AGREEMENT, 0.005, speed=1.3),
     Case("fashion-mnist", _fashion_mnist, Metric.ACCURACY, 0.005, speed=4.0, size=10.0, seconds=1800.0),
-    Case("cifar-resnet", _cifar, Metric.ACCURACY, 0.0, None, None, 2.1, 1800.0, "StructuredPruning"),
+    # Fewer products are not faster where kernels compute whole blocks of channels: of the goals, the smallest
+    # file is nearest to them.
+    Case(
+        "cifar-resnet",
+        _cifar,
+        Metric.ACCURACY,
+        0.0,
+        products=2.1,
+        seconds=1800.0,
+        technique="StructuredPruning",
+        goal=Goal.SIZE,
+    ),
 )

@@ -86,7 +86,7 @@ def _optimize(case: Case, model: Path, seed: int, minutes: float, folder: Path) 
         "--evaluation": folder / "evaluation.npz",
         "--metric": case.metric.value,
         "--max-drop": case.max_drop,
-        "--goal": "latency",
+        "--goal": case.goal.value.lower(),
         "--out": folder / "out",
         "--seed": seed,
         "--time": f"{round(minutes * 60)}s",

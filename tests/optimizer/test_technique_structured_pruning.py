@@ -8,9 +8,10 @@ import pytest
 from longshore.api.optimize import TechniqueName
 from longshore_optimizer.techniques import coupling
 from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, TargetFacts
+from longshore_optimizer.techniques.latency_pruning import to_limit
 from longshore_optimizer.techniques.prepare import prepare
 from longshore_optimizer.techniques.registry import TECHNIQUES
-from longshore_optimizer.techniques.structured_pruning import by_share, pruned, take_survey, to_limit
+from longshore_optimizer.techniques.survey import by_share, pruned, take_survey
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.optimizer.conftest import save

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from longshore.api.optimize import Goal, TechniqueName
 
-from longshore_optimizer.techniques import architecture_space, onnxfile, students
+from longshore_optimizer.techniques import architecture_space, blocks, onnxfile, students
 from longshore_optimizer.techniques.architecture_space import Space
 from longshore_optimizer.techniques.base import (
     ModelFacts,
@@ -51,6 +51,7 @@ class ArchitectureSearch:
         proposals: list[Proposal] = []
         for drop in _DROPS:
             parameters = {"drop": drop, "trials": _TRIALS, "smallest": target.goal is Goal.SIZE}
+            parameters |= blocks.asked(target)
             point = Proposal(f"searched-{drop * 100:g}", self.name, parameters, trains=True)
             proposals += students.in_eight_bits_too(point, model, target)
         return tuple(proposals)
@@ -64,7 +65,7 @@ class ArchitectureSearch:
             raise ValueError("architecture search needs training data")
         teacher = onnxfile.load(work.model)
         data = work.calibration or work.training
-        space = architecture_space.find(teacher, data, work.scratch, work.threads)
+        space = architecture_space.find(teacher, data, work.scratch, work.threads, blocks.of(work))
         student = _trained(space, teacher, _Material(work, work.training, data))
         if work.parameters.get("int8"):
             student = students.quantized(student, data, work)

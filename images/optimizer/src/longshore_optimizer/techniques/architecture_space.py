@@ -2,7 +2,7 @@
 its rank or a compact kernel."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -17,7 +17,7 @@ from longshore_optimizer.techniques import (
 from longshore_optimizer.techniques.base import NotApplicableError
 from longshore_optimizer.techniques.compact_convolution import Form
 from longshore_optimizer.techniques.prepare import infer
-from longshore_optimizer.techniques.structured_pruning import Removals, Survey, by_share, pruned, take_survey
+from longshore_optimizer.techniques.survey import Removals, Survey, by_share, pruned, take_survey
 
 Point = Mapping[str, str]
 """One architecture: the choice made for every parameter of the space."""
@@ -66,8 +66,8 @@ class Space:
         return min(options, key=lambda w: abs(_count(survey, space, w) - count)) if survey else options[0]
 
 
-def find(model: onnx.ModelProto, data: Path, scratch: Path, threads: int) -> Space:
-    """Give the space of a model.
+def find(model: onnx.ModelProto, data: Path, scratch: Path, threads: int, block: int | None = None) -> Space:
+    """Give the space of a model; widths are whole multiples of `block` where one is given.
 
     Raises:
         NotApplicableError: nothing of the model can be changed.
@@ -75,7 +75,7 @@ def find(model: onnx.ModelProto, data: Path, scratch: Path, threads: int) -> Spa
     choices: dict[str, tuple[str, ...]] = {}
     survey, obstacle = None, ""
     try:
-        survey = take_survey(model, data, scratch, threads, "reconstruction")
+        survey = replace(take_survey(model, data, scratch, threads, "reconstruction"), block=block)
         choices |= {f"width:{space}": _widths(survey, space) for space in survey.groups}
     except NotApplicableError as error:
         obstacle = str(error)
@@ -133,9 +133,10 @@ def _removals(survey: Survey, point: Point) -> Removals:
 
 
 def _count(survey: Survey, space: int, width: str) -> int:
-    """Channels of a group that go at a width: whole steps, and one step at least stays."""
-    size, step = survey.groups[space].size, survey.steps[space]
-    return max(min(round(float(width) * size / step) * step, size - step), 0)
+    """Channels of a group that go at a width; whole units stay."""
+    size, unit = survey.groups[space].size, survey.unit(space)
+    left = round((1 - float(width)) * size / unit) * unit
+    return size - max(min(left, size), unit) if width != KEPT else 0
 
 
 def _widths(survey: Survey, space: int) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Compact convolutions: dense kernels become depthwise-separable or grouped, and learn to do the same."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -72,7 +72,8 @@ class CompactConvolution:
 
     def apply(self, work: Work) -> None:
         """Replace, train, quantize where asked to; NotApplicableError where no convolution gets cheaper."""
-        students.write(work, _student)
+        # Another teacher than the original is for distillation.
+        students.write(replace(work, teacher=None), _student)
 
 
 def _student(work: Work) -> onnx.ModelProto:

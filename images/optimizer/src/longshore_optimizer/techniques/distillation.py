@@ -3,7 +3,7 @@
 import onnx
 from longshore.api.optimize import TechniqueName
 
-from longshore_optimizer.techniques import onnxfile, structured_pruning, students
+from longshore_optimizer.techniques import blocks, onnxfile, structured_pruning, students, survey
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work, lacks_training
 from longshore_optimizer.techniques.prepare import infer
 
@@ -31,9 +31,10 @@ class Distillation:
         Where 8 bits alone do not meet a limit on the size, each loses more channels until it does.
         """
         proposals: list[Proposal] = []
+        block = blocks.asked(target)
         for share in _SHARES:
-            parameters = {"share": share, "relation": "response"}
-            student = Proposal(f"distilled-{share * 100:g}", self.name, parameters, trains=True)
+            parameters: dict[str, object] = {"share": share, "relation": "response"}
+            student = Proposal(f"distilled-{share * 100:g}", self.name, parameters | block, trains=True)
             forms = students.in_eight_bits_too(student, model, target)
             if structured_pruning.must_shrink(model, target):
                 forms = structured_pruning.sized(forms, target)
@@ -42,7 +43,7 @@ class Distillation:
                 proposals += students.continued(forms)
         for relation in ("feature", "relation"):
             parameters = {"share": 0.75, "relation": relation}
-            proposals.append(Proposal(f"distilled-75-{relation}", self.name, parameters, trains=True))
+            proposals.append(Proposal(f"distilled-75-{relation}", self.name, parameters | block, trains=True))
         return tuple(proposals)
 
     def apply(self, work: Work) -> None:
@@ -51,8 +52,7 @@ class Distillation:
 
 
 def _student(work: Work) -> onnx.ModelProto:
-    from longshore_optimizer.techniques import training
-    from longshore_optimizer.techniques.foreign_teacher import ForeignTeacher
+    from longshore_optimizer.techniques import foreign_teacher, training
     from longshore_optimizer.techniques.lesson import Lesson
 
     if work.training is None:
@@ -60,10 +60,10 @@ def _student(work: Work) -> onnx.ModelProto:
     teacher = onnxfile.load(work.model)
     samples = training.load(work.model, work.training)
     data = work.calibration or work.training
-    survey = structured_pruning.survey_of(work, data, "reconstruction")
-    removals = structured_pruning.by_share(survey, float(work.parameters["share"]))
-    removals = structured_pruning.to_size(survey, removals, work.parameters.get("sizeLimit"))
-    student = infer(structured_pruning.pruned(survey, removals))
+    found = survey.survey_of(work, data, "reconstruction")
+    removals = survey.by_share(found, float(work.parameters["share"]))
+    removals = survey.to_size(found, removals, work.parameters.get("sizeLimit"))
+    student = infer(survey.pruned(found, removals))
     lesson = Lesson(
         relation=str(work.parameters["relation"]),
         epochs=work.passes(60),
@@ -71,7 +71,4 @@ def _student(work: Work) -> onnx.ModelProto:
         seed=work.seed,
         threads=work.threads,
     )
-    foreign = None
-    if work.teacher is not None:
-        foreign = ForeignTeacher(work.teacher, work.out.parent, work.threads)
-    return training.train(student, teacher, samples, lesson, foreign=foreign)
+    return training.train(student, teacher, samples, lesson, foreign=foreign_teacher.of(work))

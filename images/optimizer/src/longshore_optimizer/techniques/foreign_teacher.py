@@ -10,7 +10,7 @@ from torch import Tensor
 
 from longshore_optimizer.measure.session import open_session, tensor_specs
 from longshore_optimizer.techniques import onnxfile
-from longshore_optimizer.techniques.base import NotApplicableError
+from longshore_optimizer.techniques.base import NotApplicableError, Work
 from longshore_optimizer.techniques.torch_graph import answers
 
 
@@ -65,3 +65,10 @@ class ForeignTeacher:
                 "name a teacher with the model's inputs"
             )
         return {i.name: feeds[i.name].numpy().astype(i.dtype, copy=False) for i in self._inputs}
+
+
+def of(work: Work) -> ForeignTeacher | None:
+    """Open the teacher that is given in place of the original, if there is one; raises as the teacher."""
+    if work.teacher is None:
+        return None
+    return ForeignTeacher(work.teacher, work.out.parent, work.threads)

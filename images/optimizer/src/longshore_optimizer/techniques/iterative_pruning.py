@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from longshore_optimizer.techniques import onnxfile, training
+from longshore_optimizer.techniques import blocks, onnxfile, training
 from longshore_optimizer.techniques.base import Work
 from longshore_optimizer.techniques.coupling import places
 from longshore_optimizer.techniques.elimination import Ranking
 from longshore_optimizer.techniques.lesson import Lesson
 from longshore_optimizer.techniques.prepare import infer
-from longshore_optimizer.techniques.structured_pruning import Survey, by_share, pruned, take_survey, to_size
+from longshore_optimizer.techniques.survey import Survey, by_share, pruned, take_survey, to_size
 
 _TRAINING_SHARE = 0.8
 
@@ -54,17 +54,18 @@ def prune(work: Work) -> onnx.ModelProto:
     )
     data = work.calibration or work.training
     consulted = training.consult(teacher, samples, lesson)
-    student, before = teacher, 0.0
+    student, whole = teacher, 0.0
     for share, part in zip(plan, portions(len(plan)), strict=True):
         survey = take_survey(student, data, work.scratch, work.threads, "norm")
-        survey = by_taylor(survey, teacher, samples, lesson)
-        removals = by_share(survey, 1 - (1 - share) / (1 - before))
+        survey = replace(by_taylor(survey, teacher, samples, lesson), block=blocks.of(work))
+        whole = whole or survey.products
+        # Of what is there: a round of whole blocks may have taken more than its share.
+        removals = by_share(survey, 1 - (1 - share) * whole / survey.products)
         if share == plan[-1]:
             removals = to_size(survey, removals, work.parameters.get("sizeLimit"))
         turn = replace(lesson, epochs=max(1, int(part * lesson.epochs)), seconds=part * lesson.seconds)
         student = infer(pruned(survey, removals))
         student = training.train(student, teacher, samples, turn, consulted=consulted)
-        before = share
     return student
 
 

@@ -80,8 +80,7 @@ def _path(work: Work) -> Path:
 
 
 def _taught_on(work: Work, make: Make) -> onnx.ModelProto:
-    from longshore_optimizer.techniques import training
-    from longshore_optimizer.techniques.foreign_teacher import ForeignTeacher
+    from longshore_optimizer.techniques import foreign_teacher, training
     from longshore_optimizer.techniques.lesson import Lesson
 
     if work.training is None:
@@ -98,10 +97,8 @@ def _taught_on(work: Work, make: Make) -> onnx.ModelProto:
         seed=work.seed,
         threads=work.threads,
     )
-    foreign = None
-    if work.teacher is not None:
-        foreign = ForeignTeacher(work.teacher, work.out.parent, work.threads)
     samples = training.load(work.model, work.training)
+    foreign = foreign_teacher.of(work)
     return training.train(student, onnxfile.load(work.model), samples, lesson, foreign=foreign)
 
 
