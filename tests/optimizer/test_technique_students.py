@@ -121,3 +121,33 @@ def test_the_samples_that_judged_before_judge_again(
     written(folder, tmp_path, "after", Maker(), further=True)
     # Those that were taught before would flatter the weights that the student comes with.
     assert [lesson.seed for lesson in asked] == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "foreign"),
+    [
+        (TechniqueName.STRUCTURED_PRUNING, False),
+        (TechniqueName.DISTILLATION, True),
+        (TechniqueName.COMPACT_CONVOLUTION, False),
+    ],
+)
+def test_another_teacher_goes_on_teaching_in_distillation_only(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: TechniqueName, foreign: bool
+) -> None:
+    taught: list[bool] = []
+
+    def untaught(student: onnx.ModelProto, *_: Any, **options: Any) -> onnx.ModelProto:
+        taught.append(options.get("foreign") is not None)
+        return student
+
+    monkeypatch.setattr(training, "train", untaught)
+    facts = ModelFacts(17, {"Conv": 3}, 1 << 20, (), ())
+    target = TargetFacts(calibration=True, training=True)
+    further = next(p for p in TECHNIQUES[name].space(facts, target) if p.parameters.get("further"))
+    parameters = further.parameters | {"int8": False, "schedule": "constant"}
+    model = folder / "prepared" / "model.onnx"
+    job = work(model, tmp_path, folder / "calibration.npz", **parameters)
+    job = replace(job, out=tmp_path / "out" / "model.onnx", training=folder / "training.npz", teacher=model)
+    job.out.parent.mkdir()
+    TECHNIQUES[name].apply(job)
+    assert taught == [foreign, foreign], "in the first lesson and in the one that follows"

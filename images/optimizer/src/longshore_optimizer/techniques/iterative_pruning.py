@@ -58,9 +58,10 @@ def prune(work: Work) -> onnx.ModelProto:
     for share, part in zip(plan, portions(len(plan)), strict=True):
         survey = take_survey(student, data, work.scratch, work.threads, "norm")
         survey = replace(by_taylor(survey, teacher, samples, lesson), block=blocks.of(work))
-        whole = whole or survey.products
+        left = survey.products({})
+        whole = whole or left
         # Of what is there: a round of whole blocks may have taken more than its share.
-        removals = by_share(survey, 1 - (1 - share) * whole / survey.products)
+        removals = by_share(survey, 1 - (1 - share) * whole / left)
         if share == plan[-1]:
             removals = to_size(survey, removals, work.parameters.get("sizeLimit"))
         turn = replace(lesson, epochs=max(1, int(part * lesson.epochs)), seconds=part * lesson.seconds)

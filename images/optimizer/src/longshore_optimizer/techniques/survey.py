@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +52,30 @@ class Survey:
     seen: Mapping[str, Channels]
     block: int | None = None
 
-    @property
-    def products(self) -> float:
-        """Products of one sample that go through weights."""
+    @cached_property
+    def _weights(self) -> Mapping[str, tuple[tuple[int, ...], float]]:
+        """Dimensions of each float32 weight, and at how many places of a sample it is used."""
         uses = coupling.places_of(self.model)
         tensors = onnxfile.float_initializers(self.model)
-        names = {s.weight for s in self.coupling.slices if len(tensors[s.weight].dims) > 1}
-        return float(sum(np.prod(tensors[n].dims) * uses.get(n, 1) for n in names))
+        return {n: (tuple(t.dims), float(uses.get(n, 1))) for n, t in tensors.items()}
+
+    def _left(self, removals: Removals) -> dict[str, int]:
+        """Numbers of each weight that are left."""
+        dims = {name: list(shape) for name, (shape, _) in self._weights.items()}
+        for part in self.coupling.slices:
+            for segment in part.layout:
+                dims[part.weight][part.axis] -= removals.get(segment.space, 0) * segment.block
+        return {name: math.prod(shape) for name, shape in dims.items()}
+
+    def elements(self, removals: Removals) -> int:
+        """How many float32 weights are left."""
+        return sum(self._left(removals).values())
+
+    def products(self, removals: Removals) -> float:
+        """Products of one sample that go through the weights that are left."""
+        left = self._left(removals)
+        names = {s.weight for s in self.coupling.slices if len(self._weights[s.weight][0]) > 1}
+        return sum(left[name] * self._weights[name][1] for name in names)
 
     def unit(self, space: int) -> int:
         """Give what the channels of a group that stay are a multiple of, and the least that stays."""
@@ -168,15 +185,10 @@ def _matches(traced: Coupling, reader: coupling.Reader, seen: Mapping[str, Chann
 def by_share(survey: Survey, share: float) -> Removals:
     """Remove `share` of the products: always where the loss for each product saved is least."""
     removals = dict.fromkeys(survey.groups, 0)
-    saved, wanted = 0.0, share * survey.products
-    while saved < wanted:
-        choices = can_go_on(survey, removals)
-        if not choices:
-            break
+    wanted = (1 - share) * survey.products({})
+    while survey.products(removals) > wanted and (choices := can_go_on(survey, removals)):
         space = min(choices, key=lambda s: _price(survey, removals, s))
-        step = survey.step(space, removals[space])
-        removals[space] += step
-        saved += survey.costs[space] * step
+        removals[space] += survey.step(space, removals[space])
     return removals
 
 
@@ -188,11 +200,11 @@ def to_size(survey: Survey, removals: Removals, limit: int | None) -> Removals:
     """
     removals = dict(removals)
     room = limit - _beside_weights(survey.model) if limit is not None else 0.0
-    while limit is not None and elements(survey, removals) > room:
+    while limit is not None and survey.elements(removals) > room:
         best: tuple[float, int] | None = None
         for space in can_go_on(survey, removals):
             step = survey.step(space, removals[space])
-            saved = elements(survey, removals) - elements(survey, removals | {space: removals[space] + step})
+            saved = survey.elements(removals) - survey.elements(removals | {space: removals[space] + step})
             price = _loss(survey, removals, space) / max(saved, 1)
             best = min(best or (price, space), (price, space))
         if best is None:
@@ -207,15 +219,6 @@ def _beside_weights(model: onnx.ModelProto) -> float:
     graph = int(model.ByteSize()) - sum(4 * int(np.prod(t.dims)) for t in tensors)
     vectors = sum(int(np.prod(t.dims)) for t in tensors if len(t.dims) < 2)
     return _GRAPH * graph + _A_CHANNEL * vectors
-
-
-def elements(survey: Survey, removals: Removals) -> int:
-    """How many float32 weights are left."""
-    dims = {n: list(t.dims) for n, t in onnxfile.float_initializers(survey.model).items()}
-    for part in survey.coupling.slices:
-        for segment in part.layout:
-            dims[part.weight][part.axis] -= removals.get(segment.space, 0) * segment.block
-    return int(sum(np.prod(d, dtype=np.int64) for d in dims.values()))
 
 
 def can_go_on(survey: Survey, removals: Removals) -> list[int]:
