@@ -73,7 +73,8 @@ def report(measured: dict[str, Row]) -> Report:
             "Real models through `longshore optimize`, by the goal that the targets are about: `latency`, or "
             "`size` where they are about products (MACs); the worst of the seeds named counts.",
             "Speed is timed after the choice, against the original and ONNX Runtime's `quantize_dynamic` and "
-            "`quantize_static` with every setting left as it is, in fresh processes and interleaved rounds; "
+            "`quantize_static` with every setting left as it is, in fresh processes and interleaved rounds, "
+            "each with the threads that the server would give it; "
             "the factor is the median of the rounds' ratios. "
             "Where the original itself is chosen, the factor is 1 by definition: the file is the same, and "
             "is not timed.",

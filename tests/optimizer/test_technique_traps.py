@@ -198,7 +198,7 @@ def test_models_are_timed_in_processes_of_their_own_whose_threads_do_not_spin(
 ) -> None:
     models = {name: mlp(tmp_path / f"{name}.onnx") for name in ("original", "other", "third")}
     session = open_session(models["original"], 2)
-    assert session.get_session_options().get_session_config_entry("session.force_spinning_stop") == "1"
+    assert session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning") == "0"
     started = []
 
     class Counted(WorkerProcess):

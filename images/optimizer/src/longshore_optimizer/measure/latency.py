@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from longshore_optimizer.decide import Latency
+from longshore_optimizer.measure import threads
 from longshore_optimizer.measure.cpu import memory_bytes
 from longshore_optimizer.measure.process import Cores, WorkerError, WorkerProcess
 from longshore_optimizer.measure.protocol import Loaded, Timed
@@ -138,13 +139,11 @@ def _time_group(
         for name, path in models.items():
             worker = stack.enter_context(WorkerProcess(cores))
             try:
-                worker.ask(Loaded, 300, operation="load", model=str(path), threads=cores.threads)
-                first = worker.ask(Timed, 300, operation="time", seconds=0.02, least=3, **request)
+                run = _loaded_as_served(worker, path, cores, request)
             except WorkerError as error:
                 failed[name] = error
                 continue
             workers[name] = worker
-            run = statistics.median(first.latencies_ms) / 1000
             least[name] = 3 if run < _SLOW_SECONDS else 1
             block[name] = block_seconds(run)
             latencies[name], rounds[name], cpu[name] = [], [], []
@@ -188,3 +187,26 @@ def _time_group(
             float(np.percentile(values, 95)),
         )
     return result
+
+
+def _loaded_as_served(
+    worker: WorkerProcess, path: Path, cores: Cores, request: Mapping[str, object]
+) -> float:
+    """Load a model with the threads that the server would give it; gives the seconds of one run."""
+    runs: dict[int, float] = {}
+
+    def load(count: int) -> None:
+        worker.ask(Loaded, 300, operation="load", model=str(path), threads=count)
+
+    def run(count: int) -> float:
+        load(count)
+        first = worker.ask(Timed, 300, operation="time", seconds=0.02, least=3, **request)
+        runs[count] = statistics.median(first.latencies_ms) / 1000
+        return runs[count]
+
+    chosen = threads.served(cores.threads, path.stat().st_size, run)
+    if chosen not in runs:
+        return run(chosen)
+    if chosen != list(runs)[-1]:
+        load(chosen)
+    return runs[chosen]

@@ -32,13 +32,14 @@ _ERRORS_ONLY = 3
 def open_session(path: Path, threads: int, *, optimize: bool = True) -> ort.InferenceSession:
     """Open a model on the CPU with `threads` intra-op threads.
 
-    Threads stop spinning when a run ends, so that sessions of other processes are not slowed by this one.
+    Threads do not spin, neither here nor where models are served: sessions of other processes, and what else
+    a small CPU limit is for, would be slowed by them.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -17,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from longshore_optimizer.data import batches, read
+from longshore_optimizer.measure.in_process import latencies, open_as_served
 from longshore_optimizer.measure.session import open_session, tensor_specs
 from longshore_optimizer.techniques import architecture_space, onnxfile, training
 from longshore_optimizer.techniques.architecture_space import Point, Space
@@ -32,7 +33,6 @@ MOST_TAUGHT = 4096
 
 _LEAST_GAIN = 0.95
 _TIMED_SECONDS = 0.15
-_TIMED_RUNS = 200
 
 logger = logging.getLogger(__name__)
 
@@ -91,19 +91,9 @@ class Examiner:
 
     def _p95(self, model: onnx.ModelProto, path: Path) -> float:
         onnxfile.save(model, path)
-        session = open_session(path, self._lesson.threads)
+        session = open_as_served(path, self._lesson.threads, self._feeds)
         path.unlink()
-        for feeds in self._feeds:
-            session.run(None, feeds)
-        latencies: list[float] = []
-        started = time.perf_counter()
-        while len(latencies) < _TIMED_RUNS and (
-            len(latencies) < 9 or time.perf_counter() - started < _TIMED_SECONDS
-        ):
-            begun = time.perf_counter()
-            session.run(None, self._feeds[len(latencies) % len(self._feeds)])
-            latencies.append((time.perf_counter() - begun) * 1000)
-        return statistics.quantiles(latencies, n=20)[-1]
+        return statistics.quantiles(latencies(session, self._feeds, _TIMED_SECONDS), n=20)[-1]
 
 
 def search(

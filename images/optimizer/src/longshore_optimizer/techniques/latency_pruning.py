@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from longshore_optimizer.data import batches, read
+from longshore_optimizer.measure.in_process import latencies, open_as_served
 from longshore_optimizer.measure.session import open_session, tensor_specs
 from longshore_optimizer.techniques import onnxfile
 from longshore_optimizer.techniques.base import Work
@@ -21,6 +22,8 @@ _STEP = 0.08
 
 _MOST_SECONDS = 240.0
 _JUDGED = 32
+_TIMED = 8
+"""Samples that a model is compared on, and of those that it is timed on."""
 
 Judge = Callable[[onnx.ModelProto], tuple[float, float]]
 """Gives a model's p95 in ms and the squared error of its answers relative to the original's."""
@@ -48,7 +51,7 @@ class Referee:
     def __call__(self, model: onnx.ModelProto) -> tuple[float, float]:
         """Give p95 in ms and the squared error relative to the original's answers."""
         onnxfile.save(model, self._path)
-        session = open_session(self._path, self._threads)
+        session = open_as_served(self._path, self._threads, self._feeds[:_TIMED])
         self._path.unlink()
         answers = self._answers(session)
         comparable = answers.shape == self._expected.shape
@@ -57,16 +60,8 @@ class Referee:
 
     def _p95(self, session: Any) -> float:
         # The middle of three rounds: one that the host interrupted does not count.
-        return statistics.median(self._round(session) for _ in range(3))
-
-    def _round(self, session: Any) -> float:
-        latencies: list[float] = []
-        started = time.perf_counter()
-        while len(latencies) < 100 and (len(latencies) < 9 or time.perf_counter() - started < 0.05):
-            begun = time.perf_counter()
-            session.run(None, self._feeds[len(latencies) % len(self._feeds)])
-            latencies.append((time.perf_counter() - begun) * 1000)
-        return statistics.quantiles(latencies, n=20)[-1]
+        rounds = [latencies(session, self._feeds[:_TIMED]) for _ in range(3)]
+        return statistics.median(statistics.quantiles(values, n=20)[-1] for values in rounds)
 
 
 def to_limit(survey: Survey, judge: Judge, limit_ms: float) -> Removals:

@@ -1,0 +1,71 @@
+"""Models are timed with the threads that the server gives them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from longshore_optimizer.decide import Latency
+from longshore_optimizer.measure import latency, threads
+from longshore_optimizer.measure.in_process import open_as_served
+from longshore_optimizer.measure.process import Cores, WorkerProcess
+from longshore_server.sizing import Measured, Sizing, choose
+
+from tests.optimizer.technique_bench import digits_cnn
+
+SMALL, LARGE = 1 << 20, 600 << 20
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("available", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("one", "every"),
+    [(0.0001, 0.0001), (0.004, 0.001), (0.006, 0.001), (0.006, 0.005), (0.1, 0.08), (1, 0.5)],
+)
+def test_the_rule_is_the_servers(size: int, available: int, one: float, every: float) -> None:
+    # The server measures only where a measurement can change its choice.
+    measured = Measured(one, every) if size < LARGE else None
+    served = choose(available, size, None, measured, Sizing(0, 0)).threads
+    assert threads.served(available, size, lambda count: one if count == 1 else every) == served
+
+
+def test_a_measurement_that_cannot_change_the_choice_is_not_made() -> None:
+    asked: list[int] = []
+
+    def run(count: int) -> float:
+        asked.append(count)
+        return 0.001
+
+    assert threads.served(1, SMALL, run) == 1
+    assert threads.served(4, LARGE, run) == 4
+    assert asked == []
+    assert threads.served(4, SMALL, run) == 1
+    assert asked == [1]
+
+
+@pytest.mark.parametrize(
+    ("small", "gain", "asked"), [(5.0, 1.3, [1]), (0.0, 0.0, [1, 2]), (0.0, 1e9, [1, 2, 1])]
+)
+def test_a_model_is_timed_with_the_threads_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: float, gain: float, asked: list[int]
+) -> None:
+    model, calibration, _ = digits_cnn(tmp_path)
+    loads: list[int] = []
+    ask = WorkerProcess.ask
+
+    def recorded(worker: Any, *answer: Any, **request: Any) -> Any:
+        if request["operation"] == "load":
+            loads.append(request["threads"])
+        return ask(worker, *answer, **request)
+
+    monkeypatch.setattr(WorkerProcess, "ask", recorded)
+    monkeypatch.setattr(threads, "SMALL_RUN_SECONDS", small)
+    monkeypatch.setattr(threads, "LEAST_GAIN", gain)
+    cores = tuple(sorted(os.sched_getaffinity(0))[:2])
+    measured = latency.time_models({"original": model}, "original", calibration, Cores(2, cores, 2.0))
+    assert isinstance(measured["original"], Latency)
+    assert loads == asked
+    with np.load(calibration) as data:
+        session = open_as_served(model, 2, [{"x": data["x"][:1]}])
+    assert session.get_session_options().intra_op_num_threads == asked[-1]
