@@ -222,6 +222,40 @@ def test_a_channel_that_others_can_stand_in_for_goes_first(tmp_path: Path) -> No
     assert ranking.losses[0] < 0.1 * ranking.losses[1]
 
 
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_what_stays_stands_in_as_least_squares_would(tmp_path: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    weights = {n: rng.standard_normal(s).astype(np.float32) for n, s in (("a", (8, 16)), ("b", (16 * 9, 4)))}
+    value = helper.make_tensor_value_info
+    kernels = weights["a"].T.reshape(16, 8, 1, 1)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "a"], ["h"], name="h"),
+            helper.make_node("Relu", ["h"], ["r"], name="r"),
+            helper.make_node("Flatten", ["r"], ["f"], name="f"),
+            helper.make_node("MatMul", ["f", "b"], ["y"], name="y"),
+        ],
+        "flattened",
+        [value("x", TensorProto.FLOAT, ["n", 8, 3, 3])],
+        [value("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(kernels, "a"), numpy_helper.from_array(weights["b"], "b")],
+    )
+    save(tmp_path / "model.onnx", graph)
+    np.savez(tmp_path / "data.npz", x=rng.standard_normal((100, 8, 3, 3)).astype(np.float32))
+    model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "model.onnx"))
+    survey = take_survey(model, tmp_path / "data.npz", tmp_path, 1, "reconstruction")
+    ((space, ranking),) = survey.rankings.items()
+    small = pruned(survey, {space: count})
+    (given,) = [numpy_helper.to_array(t) for t in small.graph.initializer if t.name == "b"]
+    gone = np.isin(np.arange(16 * 9) // 9, ranking.order[:count])
+    second = survey.seen["f"].second
+    second = second + 1e-3 * np.mean(np.diag(second)) * np.eye(len(second))
+    kept = second[~gone]
+    np.testing.assert_allclose(
+        given, np.linalg.solve(kept[:, ~gone], kept @ weights["b"]), rtol=1e-3, atol=1e-4
+    )
+
+
 def test_pruning_goes_on_until_the_measured_latency_is_within_the_limit(
     trained: Trained, tmp_path: Path
 ) -> None:

@@ -200,15 +200,20 @@ def turns(proposals: Sequence[Proposal], tried: Sequence[Trial], proposal: Propo
 def planned(proposals: tuple[Proposal, ...], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:
     """Give the proposals in an order in which a budget that ends early has seen the most promising.
 
-    The first of each technique; what the same technique mends of those that failed the gate (it keeps most of
-    the gain; what costs no training first, then students nearest to the gate); the others; what else mends;
-    and last what only saves bytes, unless bytes are the goal.
+    The first of each technique that has something to do in this model; what the same technique mends of
+    those that failed the gate (it keeps most of the gain; what costs no training first, then students nearest
+    to the gate); the others; what else mends; and last what only saves bytes, unless bytes are the goal.
     """
     plain = [p for p in proposals if p.after is None]
     late = [p for p in plain if p.size_only and rules.goal is not Goal.SIZE]
     leading = list({p.technique: p for p in reversed(plain) if p not in late}.values())
-    first = [p for p in plain if p in leading]
-    yield from first
+    first: list[Proposal] = []
+    for leader in (p for p in plain if p in leading):
+        for proposal in (p for p in plain if p.technique is leader.technique and p not in late):
+            first.append(proposal)
+            yield proposal
+            if not any(t.proposal.name == proposal.name and t.verdict is Verdict.SKIPPED for t in tried):
+                break
     makers = {p.name: p.technique for p in plain}
     own = [p for p in proposals if p.after is not None and makers.get(p.after) is p.technique]
     bounds = {t.proposal.name: t.drop.upper for t in tried if t.drop is not None}

@@ -1,5 +1,5 @@
 """The architectures that a search may choose from: the width of every group of channels, and for every layer
-its rank or a compact kernel."""
+its rank, a compact kernel, or to do without it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ import onnx
 
 from longshore_optimizer.techniques import (
     compact_convolution,
+    depth,
     editing,
     low_rank,
     low_rank_convolution,
@@ -27,6 +28,9 @@ KEPT = "0"
 
 AS_IS = "as-is"
 """The choice that leaves a layer as it is."""
+
+GONE = "gone"
+"""The choice that lets go of a layer; what follows reads what it read."""
 
 _WIDTHS = (KEPT, "0.125", "0.25", "0.375", "0.5", "0.625", "0.75")
 _RANKS = ("rank-0.995", "rank-0.97")
@@ -48,14 +52,15 @@ class Space:
         return {name: options[0] for name, options in self.choices.items()}
 
     def starts(self) -> list[dict[str, str]]:
-        """Points that are worth a look first: the original, pruned where it harms least, compact kernels."""
+        """Points that are worth a look first: the original, pruned where it harms least, without the layers
+        that may go, with compact kernels."""
         points = [self.original]
         if self.survey is not None:
             for share in _STARTS:
                 removals = by_share(self.survey, share)
                 widths = {f"width:{s}": self._nearest(s, c) for s, c in removals.items()}
                 points.append(self.original | widths)
-        for kernel in (_KERNELS[0], _RANKS[-1]):
+        for kernel in (GONE, _KERNELS[0], _RANKS[-1]):
             layers = {name: kernel for name, options in self.choices.items() if kernel in options}
             if layers:
                 points.append(self.original | layers)
@@ -93,6 +98,8 @@ def find(model: onnx.ModelProto, data: Path, scratch: Path, threads: int, block:
             and min(weights[node.input[1]].shape[:2]) >= compact_convolution.LEAST_CHANNELS
         ):
             choices[f"layer:{node.name}"] = (AS_IS, *_RANKS)
+    for name in depth.removable(model):
+        choices[f"layer:{name}"] = (*choices.get(f"layer:{name}", (AS_IS,)), GONE)
     if not choices:
         raise NotApplicableError(
             f"the search space has no legal point: {obstacle}, and no layer is wide enough for a lower rank "
@@ -115,6 +122,7 @@ def build(space: Space, point: Point, data: Path, scratch: Path, threads: int) -
     }
     if not layers:
         return model
+    model = depth.without(model, [name for name, choice in layers.items() if choice == GONE])
     metrics = low_rank.input_metrics(model, data, scratch, threads)
     forms = {}
     for name, weight in compact_convolution.dense(model).items():

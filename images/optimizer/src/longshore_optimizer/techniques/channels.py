@@ -20,6 +20,8 @@ MOST_SECONDS = 60.0
 _MOST_ROWS = 2048
 """Positions of one sample that enter second moments; neighbours in an image say nearly the same."""
 
+_ROWS_AT_A_TIME = 256
+
 Floats = NDArray[np.float64]
 
 
@@ -45,6 +47,7 @@ class _Sums:
         self.magnitude = np.zeros(channels)
         self.samples: list[Floats] = []
         self.second = np.zeros((channels, channels))
+        self.waiting: list[Floats] = []
 
     def add(self, values: Floats, samples: int, rng: np.random.Generator, *, second: bool) -> None:
         absolute = np.abs(values)
@@ -57,10 +60,20 @@ class _Sums:
             return
         if len(values) > _MOST_ROWS:
             values = values[rng.choice(len(values), _MOST_ROWS, replace=False)]
-        self.second += values.T @ values
         self.rows += len(values)
+        # Few rows at a time would cost a pass over all second moments each.
+        self.waiting.append(values)
+        if sum(map(len, self.waiting)) >= _ROWS_AT_A_TIME:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        if self.waiting:
+            values = np.concatenate(self.waiting)
+            self.second += values.T @ values
+            self.waiting.clear()
 
     def result(self) -> Channels:
+        self._multiply()
         return Channels(
             self.most,
             self.magnitude / max(self.count, 1),

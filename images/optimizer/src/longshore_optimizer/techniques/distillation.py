@@ -1,19 +1,29 @@
-"""Distillation: a smaller student, derived from the original by pruning, learns what the original answers."""
+"""Distillation: a student, the original with fewer channels and layers, learns what the original answers."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import onnx
 from longshore.api.optimize import TechniqueName
 
-from longshore_optimizer.techniques import blocks, onnxfile, structured_pruning, students, survey
+from longshore_optimizer.techniques import blocks, depth, onnxfile, structured_pruning, students, survey
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work, lacks_training
+from longshore_optimizer.techniques.coupling import products
 from longshore_optimizer.techniques.prepare import infer
 
 _SHARES = (0.5, 0.75, 0.9)
+_SHALLOW = (0.3, 0.75)
+"""Share of the layers that may go, and of the products that go with them and with channels."""
+
+_TAUGHT_ON = 2
+"""Of so many students, the first ones, the lesson goes on where they fail the gate."""
+
 _TRAINING_SHARE = 0.75
 """Share of the time that training may take; the rest is for ranking channels and for quantizing."""
 
 
 class Distillation:
-    """Prunes whole channels, then trains on labels and on the original's answers (Hinton et al. 2015)."""
+    """Takes layers and channels away, then trains on labels and answers (Hinton et al. 2015)."""
 
     name = TechniqueName.DISTILLATION
 
@@ -26,24 +36,29 @@ class Distillation:
         return lacks_training(target)
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
-        """Students of three sizes taught by answers; the middle one by features and relations too.
+        """A shallow student, which fewer layers make faster than fewer channels can; then students of three
+        sizes taught by answers, the middle one by features and relations too.
 
         Where 8 bits alone do not meet a limit on the size, each loses more channels until it does.
         """
         proposals: list[Proposal] = []
         block = blocks.asked(target)
-        for share in _SHARES:
-            parameters: dict[str, object] = {"share": share, "relation": "response"}
-            student = Proposal(f"distilled-{share * 100:g}", self.name, parameters | block, trains=True)
+        layers, rest = _SHALLOW
+        shallow: dict[str, object] = {"share": rest, "layers": layers}
+        named: dict[str, dict[str, object]] = {f"shallow-{rest * 100:g}": shallow}
+        named |= {f"{share * 100:g}": {"share": share} for share in _SHARES}
+        for number, (name, smaller) in enumerate(named.items()):
+            parameters = smaller | {"relation": "response"} | block
+            student = Proposal(f"distilled-{name}", self.name, parameters, trains=True)
             forms = students.in_eight_bits_too(student, model, target)
             if structured_pruning.must_shrink(model, target):
                 forms = structured_pruning.sized(forms, target)
             proposals += forms
-            if share == _SHARES[0]:
+            if number < _TAUGHT_ON:
                 proposals += students.continued(forms)
         for relation in ("feature", "relation"):
-            parameters = {"share": 0.75, "relation": relation}
-            proposals.append(Proposal(f"distilled-75-{relation}", self.name, parameters | block, trains=True))
+            wanted: dict[str, object] = {"share": 0.75, "relation": relation}
+            proposals.append(Proposal(f"distilled-75-{relation}", self.name, wanted | block, trains=True))
         return tuple(proposals)
 
     def apply(self, work: Work) -> None:
@@ -60,8 +75,9 @@ def _student(work: Work) -> onnx.ModelProto:
     teacher = onnxfile.load(work.model)
     samples = training.load(work.model, work.training)
     data = work.calibration or work.training
-    found = survey.survey_of(work, data, "reconstruction")
-    removals = survey.by_share(found, float(work.parameters["share"]))
+    found, share = _survey(work, teacher, data), float(work.parameters["share"])
+    # Of the original's products: those of layers that went count.
+    removals = survey.by_share(found, 1 - (1 - share) * products(teacher) / found.products({}))
     removals = survey.to_size(found, removals, work.parameters.get("sizeLimit"))
     student = infer(survey.pruned(found, removals))
     lesson = Lesson(
@@ -72,3 +88,13 @@ def _student(work: Work) -> onnx.ModelProto:
         threads=work.threads,
     )
     return training.train(student, teacher, samples, lesson, foreign=foreign_teacher.of(work))
+
+
+def _survey(work: Work, teacher: onnx.ModelProto, data: Path) -> survey.Survey:
+    """Survey the original, or what is left of it without the layers that may go."""
+    layers = work.parameters.get("layers")
+    if layers is None:
+        return survey.survey_of(work, data, "reconstruction")
+    model = depth.shallower(teacher, float(layers), data, work.scratch, work.threads)
+    found = survey.take_survey(model, data, work.scratch, work.threads, "reconstruction")
+    return replace(found, block=blocks.of(work))
