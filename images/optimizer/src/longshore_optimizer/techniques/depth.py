@@ -1,6 +1,8 @@
 """Depth: a layer that gives what it takes, in shape, may go; what follows then reads its input."""
 
 import math
+import random
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from longshore_optimizer.techniques.base import NotApplicableError
 from longshore_optimizer.techniques.prepare import infer
 
 _MOST_LAYERS = 64
-"""So many layers at most are tried one by one."""
+_MOST_SECONDS = 60.0
+"""So many layers at most are tried one by one, for so long; those that are not tried stay."""
 
 _JUDGED = 32
 _WEIGHED = ("Conv", "MatMul", "Gemm")
@@ -74,7 +77,8 @@ def shallower(
     Raises:
         NotApplicableError: no layer may go.
     """
-    names = removable(model)[:_MOST_LAYERS]
+    started = time.monotonic()
+    names = removable(model)
     if not names:
         raise NotApplicableError(
             "no layer gives what it takes, in shape, so that the model could do without it"
@@ -83,9 +87,16 @@ def shallower(
 
     def harm(name: str) -> float:
         given = _answers(without(model, {name}), data, scratch, threads)
-        return float(np.sum((given - expected) ** 2)) if given.shape == expected.shape else math.inf
+        found = float(np.sum((given - expected) ** 2)) if given.shape == expected.shape else math.inf
+        return math.inf if math.isnan(found) else found
 
-    order = sorted(names, key=harm)
+    harms: dict[str, float] = {}
+    # In any order: where the time ends early, the layers tried are from everywhere.
+    for name in random.Random(0).sample(names, min(len(names), _MOST_LAYERS)):  # noqa: S311 - no secret
+        if harms and time.monotonic() - started > _MOST_SECONDS:
+            break
+        harms[name] = harm(name)
+    order = sorted(harms, key=lambda name: harms[name])
     return without(model, order[: math.ceil(share * len(names))])
 
 
