@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from longshore_optimizer.request import Request
 from longshore_optimizer.techniques import architecture_space, coupling
 from longshore_optimizer.techniques.architecture_search import STUDY_NAME
 from longshore_optimizer.techniques.architecture_space import AS_IS, Point, Space
-from longshore_optimizer.techniques.architecture_study import Found, choose, search
+from longshore_optimizer.techniques.architecture_study import Found, choose, evolutionary, reinforced, search
 from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, TargetFacts
 from longshore_optimizer.techniques.prepare import infer
 from longshore_optimizer.techniques.registry import TECHNIQUES, propose
@@ -88,13 +89,18 @@ def killed_at(number: int) -> Callable[[int], None]:
     return then
 
 
-def test_a_killed_search_goes_on_with_the_points_that_it_has(space: Space, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "strategy", [lambda _: evolutionary(0), lambda space: reinforced(space, 0, 0.01, smallest=False)]
+)
+def test_a_killed_search_goes_on_with_the_points_that_it_has(
+    space: Space, tmp_path: Path, strategy: Callable[[Space], Any]
+) -> None:
     first, second = Examiner(killed_at(12)), Examiner()
     with pytest.raises(KeyboardInterrupt):
-        search(space, first, tmp_path / "study", "a", 30, 60.0, 0)
+        search(space, first, tmp_path / "study", "a", 30, 60.0, strategy(space))
     with (tmp_path / "study").open("ab") as stream:
         stream.write(b'{"op_code": 4, "work')
-    front, original = search(space, second, tmp_path / "study", "a", 30, 60.0, 0)
+    front, original = search(space, second, tmp_path / "study", "a", 30, 60.0, strategy(space))
     assert len(first.points) - 1 + len(second.points) == 30
     assert first.points[0] == space.original
     assert original == Found(space.original, 0.0, 10.0, 1000)
@@ -102,7 +108,7 @@ def test_a_killed_search_goes_on_with_the_points_that_it_has(space: Space, tmp_p
         for b in front:
             assert key(a) == key(b) or any(x > y for x, y in zip(key(a), key(b), strict=True))
     third = Examiner()
-    search(space, third, tmp_path / "study", "other data", 3, 60.0, 0)
+    search(space, third, tmp_path / "study", "other data", 3, 60.0, strategy(space))
     assert len(third.points) == 3
 
 
@@ -112,7 +118,7 @@ def key(found: Found) -> tuple[float, float, int]:
 
 def test_time_ends_a_search_and_points_that_fail_do_not(space: Space, tmp_path: Path) -> None:
     late = Examiner()
-    _, original = search(space, late, tmp_path / "late", "a", 30, 0.0, 0)
+    _, original = search(space, late, tmp_path / "late", "a", 30, 0.0, evolutionary(0))
     assert late.points == [space.original]
     assert original.size == 1000
 
@@ -120,7 +126,7 @@ def test_time_ends_a_search_and_points_that_fail_do_not(space: Space, tmp_path: 
         if count % 2 == 0:
             raise RuntimeError("no such kernel")
 
-    front, _ = search(space, Examiner(fail), tmp_path / "failing", "a", 10, 60.0, 0)
+    front, _ = search(space, Examiner(fail), tmp_path / "failing", "a", 10, 60.0, evolutionary(0))
     assert front
 
 

@@ -1,7 +1,8 @@
 """Architecture search: widths, ranks and kernels of all layers are chosen together, by what they save."""
 
+import hashlib
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -21,10 +22,16 @@ from longshore_optimizer.techniques.base import (
 STUDY_NAME = "architecture-search.journal"
 """File in the scratch directory with every point examined so far."""
 
-_DROPS = (0.01, 0.03)
-"""What a point may have lost after short training; long training gets most of it back."""
+_EVOLUTIONARY, _ONE_SHOT, _REINFORCED = "evolutionary", "one-shot", "reinforced"
+
+_SEARCHES = ((_EVOLUTIONARY, 0.01), (_ONE_SHOT, 0.01), (_EVOLUTIONARY, 0.03), (_REINFORCED, 0.01))
+"""How points are found: by evolution (NSGA-II), by evolution among weights that all widths share, by a policy
+that is reinforced; and what they may have lost after short training: long training gets most of it back."""
 
 _TRIALS = 24
+_TRIALS_OF_SHARED_WEIGHTS = 120
+"""Points that share weights cost no training of their own."""
+
 _SEARCH_SHARE = 0.5
 _TRAINING_SHARE = 0.3
 
@@ -49,10 +56,14 @@ class ArchitectureSearch:
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
         """The best point for each allowance after short training, in eight bits too."""
         proposals: list[Proposal] = []
-        for drop in _DROPS:
-            parameters = {"drop": drop, "trials": _TRIALS, "smallest": target.goal is Goal.SIZE}
-            parameters |= blocks.asked(target)
-            point = Proposal(f"searched-{drop * 100:g}", self.name, parameters, trains=True)
+        for strategy, drop in _SEARCHES:
+            trials = _TRIALS if strategy != _ONE_SHOT else _TRIALS_OF_SHARED_WEIGHTS
+            smallest = target.goal is Goal.SIZE
+            parameters: dict[str, object] = {"drop": drop, "trials": trials, "smallest": smallest}
+            name = f"searched-{drop * 100:g}"
+            if strategy != _EVOLUTIONARY:
+                parameters, name = parameters | {"strategy": strategy}, f"{name}-{strategy}"
+            point = Proposal(name, self.name, parameters | blocks.asked(target), trains=True)
             proposals += students.in_eight_bits_too(point, model, target)
         return tuple(proposals)
 
@@ -82,7 +93,7 @@ class _Material:
 
 def _trained(space: Space, teacher: onnx.ModelProto, material: _Material) -> onnx.ModelProto:
     """Give the chosen point after long training; one that was trained for another candidate is read."""
-    from longshore_optimizer.techniques import architecture_study, training
+    from longshore_optimizer.techniques import architecture_study, supernet, training
     from longshore_optimizer.techniques.lesson import Lesson
 
     work, data = material.work, material.data
@@ -94,7 +105,20 @@ def _trained(space: Space, teacher: onnx.ModelProto, material: _Material) -> onn
         seed=work.seed,
         threads=work.threads,
     )
-    key = architecture_study.key_of(work.model, material.training, data, str(space.choices), str(work.seed))
+    strategy = str(work.parameters.get("strategy", _EVOLUTIONARY))
+    loses, smallest = float(work.parameters["drop"]), bool(work.parameters["smallest"])
+    key = architecture_study.key_of(
+        work.model, material.training, data, str(space.choices), str(work.seed), strategy
+    )
+    sampler = architecture_study.evolutionary(work.seed)
+    if strategy == _REINFORCED:
+        sampler = architecture_study.reinforced(space, work.seed, loses, smallest=smallest)
+    if strategy == _ONE_SHOT:
+        shared = replace(short, seconds=seconds / 2, epochs=work.passes(30))
+        space = supernet.shared(space, samples, shared)
+        # Points of other weights are other points.
+        key = architecture_study.key_of(key, hashlib.sha256(space.model.SerializeToString()).hexdigest())
+        seconds /= 2
     front, original = architecture_study.search(
         space,
         architecture_study.Examiner(space, work.model, data, samples, short),
@@ -102,14 +126,12 @@ def _trained(space: Space, teacher: onnx.ModelProto, material: _Material) -> onn
         key,
         int(work.parameters["trials"]),
         seconds,
-        work.seed,
+        sampler,
     )
-    allowed = original.drop + float(work.parameters["drop"])
-    found = architecture_study.choose(front, original, allowed, smallest=bool(work.parameters["smallest"]))
+    found = architecture_study.choose(front, original, original.drop + loses, smallest=smallest)
     if found is None:
         raise NotApplicableError(
-            "no point of the search beats the original and loses no more than "
-            f"{float(work.parameters['drop']):g} after short training"
+            f"no point of the search beats the original and loses no more than {loses:g} after short training"
         )
     mark = architecture_study.key_of(key, str(sorted(found.point.items())))
     cached = work.scratch / f"searched-{mark}.onnx"

@@ -40,16 +40,28 @@ _STARTS = (0.3, 0.5, 0.7)
 
 @dataclass(frozen=True)
 class Space:
-    """`choices` gives by parameter (`width:<group>`, `layer:<node>`) what it may be, unchanged first."""
+    """`choices` gives by parameter (`width:<group>`, `layer:<node>`) what it may be, unchanged first.
+
+    Where the points share weights (`shares`), these were trained at all widths, and are not changed to make
+    up for what goes.
+    """
 
     model: onnx.ModelProto
     survey: Survey | None
     choices: Mapping[str, tuple[str, ...]]
+    shares: bool = False
 
     @property
     def original(self) -> dict[str, str]:
         """The point that changes nothing."""
         return {name: options[0] for name, options in self.choices.items()}
+
+    def removals(self, point: Point) -> Removals:
+        """How many channels of each group go at a point."""
+        survey = self.survey
+        if survey is None:
+            return {}
+        return {space: _count(survey, space, point[f"width:{space}"]) for space in survey.groups}
 
     def starts(self) -> list[dict[str, str]]:
         """Points that are worth a look first: the original, pruned where it harms least, without the layers
@@ -114,7 +126,7 @@ def build(space: Space, point: Point, data: Path, scratch: Path, threads: int) -
     model = onnx.ModelProto()
     model.CopyFrom(space.model)
     if space.survey is not None:
-        model = infer(pruned(space.survey, _removals(space.survey, point)))
+        model = infer(pruned(space.survey, space.removals(point), compensated=not space.shares))
     layers = {
         name.removeprefix("layer:"): choice
         for name, choice in point.items()
@@ -134,10 +146,6 @@ def build(space: Space, point: Point, data: Path, scratch: Path, threads: int) -
         low_rank.factorize(model, energy, metrics, names)
         low_rank_convolution.factorize(model, energy, "tucker", low_rank.WORTH, metrics, names)
     return compact_convolution.replaced(model, forms, {n: m @ m.T for n, m in metrics.items()})
-
-
-def _removals(survey: Survey, point: Point) -> Removals:
-    return {space: _count(survey, space, point[f"width:{space}"]) for space in survey.groups}
 
 
 def _count(survey: Survey, space: int, width: str) -> int:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from longshore_optimizer.data import batches, read
 from longshore_optimizer.measure.in_process import latencies, open_as_served
 from longshore_optimizer.measure.session import open_session, tensor_specs
 from longshore_optimizer.techniques import architecture_space, onnxfile, training
+from longshore_optimizer.techniques.architecture_policy import PolicySampler, reward
 from longshore_optimizer.techniques.architecture_space import Point, Space
 from longshore_optimizer.techniques.base import NotApplicableError
 from longshore_optimizer.techniques.lesson import Lesson
@@ -60,7 +62,8 @@ class Examiner:
         held = max(1, samples.count // JUDGED)
         self._judged = samples.rows(order[:held])
         self._taught = samples.rows(order[held : held + MOST_TAUGHT])
-        self._expected = self._answers(space.model)
+        self._original = onnxfile.load(model)
+        self._expected = self._answers(self._original)
         session = open_session(model, lesson.threads)
         inputs = tensor_specs(session.get_inputs())
         self._feeds = [b.feeds for b in batches(read(data, "calibration", inputs).head(8), inputs)]
@@ -68,7 +71,9 @@ class Examiner:
     def examine(self, point: Point, scratch: Path) -> tuple[float, float, float]:
         """Give drop, p95 in ms and bytes; raises what building, training or running raises."""
         built = architecture_space.build(self._space, point, self._data, scratch, self._lesson.threads)
-        trained = training.train(built, self._space.model, self._taught, self._lesson)
+        trained = built
+        if not self._space.shares:
+            trained = training.train(built, self._original, self._taught, self._lesson)
         return (
             self._drop(trained),
             self._p95(trained, scratch / "point.onnx"),
@@ -97,15 +102,21 @@ class Examiner:
 
 
 def search(
-    space: Space, examiner: Examiner, file: Path, key: str, trials: int, seconds: float, seed: int
+    space: Space,
+    examiner: Examiner,
+    file: Path,
+    key: str,
+    trials: int,
+    seconds: float,
+    sampler: Callable[[optuna.Study], optuna.samplers.BaseSampler],
 ) -> tuple[list[Found], Found]:
     """Examine points until there are `trials`, or the time is over; gives the Pareto front and the original.
 
-    What `file` holds of a search with the same `key` counts, so that one that was killed goes on. The sampler
-    is NSGA-II (Deb et al. 2002).
+    What `file` holds of a search with the same `key` counts, so that one that was killed goes on.
     """
     started = time.monotonic()
-    study = _open(file, key, seed)
+    study = _open(file, key)
+    study.sampler = sampler(study)
     options: dict[str, BaseDistribution] = {
         name: CategoricalDistribution(choices) for name, choices in space.choices.items()
     }
@@ -140,19 +151,35 @@ def _examined(examiner: Examiner, point: Point, scratch: Path) -> tuple[float, f
         return None
 
 
-def _open(file: Path, key: str, seed: int) -> optuna.Study:
+def evolutionary(seed: int) -> Callable[[optuna.Study], optuna.samplers.BaseSampler]:
+    """NSGA-II (Deb et al. 2002)."""
+    # The same seed again would ask for the same points again.
+    return lambda study: optuna.samplers.NSGAIISampler(population_size=8, seed=seed + len(study.trials))
+
+
+def reinforced(
+    space: Space, seed: int, allowed: float, *, smallest: bool
+) -> Callable[[optuna.Study], optuna.samplers.BaseSampler]:
+    """A policy that is rewarded for what points save."""
+
+    def made(study: optuna.Study) -> optuna.samplers.BaseSampler:
+        def worth(values: Sequence[float]) -> float:
+            whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            original = next((t.values for t in whole if t.params == space.original), values)
+            return reward(original, allowed, smallest=smallest)(values)
+
+        return PolicySampler(worth, seed + len(study.trials))
+
+    return made
+
+
+def _open(file: Path, key: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _drop_half_line(file)
     storage = JournalStorage(JournalFileBackend(str(file)))
-    study = optuna.create_study(
-        storage=storage,
-        study_name=key,
-        directions=["minimize"] * 3,
-        load_if_exists=True,
+    return optuna.create_study(
+        storage=storage, study_name=key, directions=["minimize"] * 3, load_if_exists=True
     )
-    # The same seed again would ask for the same points again.
-    study.sampler = optuna.samplers.NSGAIISampler(population_size=8, seed=seed + len(study.trials))
-    return study
 
 
 def _drop_half_line(file: Path) -> None:

@@ -237,8 +237,8 @@ def _price(survey: Survey, removals: Removals, space: int) -> float:
     return _loss(survey, removals, space) / survey.saved(space, gone, survey.step(space, gone))
 
 
-def pruned(survey: Survey, removals: Removals) -> onnx.ModelProto:
-    """Give a copy of the model without the channels that go first, the layers behind compensated."""
+def pruned(survey: Survey, removals: Removals, *, compensated: bool = True) -> onnx.ModelProto:
+    """Give a copy of the model without the channels that go first, the layers behind compensated for it."""
     model = onnx.ModelProto()
     model.CopyFrom(survey.model)
     kept: dict[int, NDArray[np.int64]] = {}
@@ -246,7 +246,8 @@ def pruned(survey: Survey, removals: Removals) -> onnx.ModelProto:
         if not count:
             continue
         group, gone = survey.groups[space], survey.rankings[space].order[:count]
-        elimination.compensate(model, survey.coupling, group, gone, dict(survey.seen))
+        if compensated:
+            elimination.compensate(model, survey.coupling, group, gone, dict(survey.seen))
         kept[space] = np.setdiff1d(np.arange(group.size), gone)
     coupling.cut(model, survey.coupling, kept)
     return model
