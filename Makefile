@@ -90,7 +90,7 @@ test: lint ## Run everything, from nothing: checks, fast tests, the cluster itse
 	@$(CLUSTER_TOOL) up
 	@$(CLUSTER_TOOL) images
 	@$(CLUSTER_TOOL) images triton traefik
-	LONGSHORE_E2E_AS_IT_IS=1 $(VENV)/bin/pytest -q -n 4 --dist loadfile -m "cluster and not node" tests/cluster_tool e2e/scenarios
+	LONGSHORE_E2E_AS_IT_IS=1 $(VENV)/bin/pytest -q -n 3 --dist loadfile -m "cluster and not node" tests/cluster_tool e2e/scenarios
 
 # --- the demo
 

@@ -121,7 +121,9 @@ def test_a_routes_weights_are_what_its_clients_see(cluster: Cluster) -> None:
                 next_step="kubectl -n gateway-test describe httproute split",
             )
             seen = Counter(ask(address, "split.example") for _ in range(200))
-            assert seen == {"stable": 180, "canary": 20}
+            assert set(seen) == {"stable", "canary"}
+            # Routes that others change meanwhile have the gateway begin its round anew.
+            assert abs(seen["canary"] - 20) <= 4, seen
             assert ask(address, "other.example") == "404"
         finally:
             cluster.kubectl("delete", "namespace", NAMESPACE, seconds=120)
