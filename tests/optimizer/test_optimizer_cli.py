@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,7 +101,9 @@ def test_a_table_is_printed_without_json(digits: Path, tmp_path: Path) -> None:
     done = run(digits / "digits.onnx", "--out", tmp_path / "out", "--trials", 1)
     assert done.returncode == 0, done.stderr
     assert "original" in done.stdout
-    assert f"chosen: original   {tmp_path / 'out' / 'model.onnx'}" in done.stdout
+    # What nothing is lost by may be a little faster, and is chosen then.
+    path = re.escape(str(tmp_path / "out" / "model.onnx"))
+    assert re.search(rf"chosen: (original|graph-slim)   {path} ", done.stdout)
 
 
 def test_a_large_real_model_keeps_its_answers_without_data(tmp_path: Path) -> None:
