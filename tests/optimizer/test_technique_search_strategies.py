@@ -96,7 +96,7 @@ def test_weights_that_all_widths_share_need_no_training_at_a_point(
 ) -> None:
     model, evaluation = folder / "prepared" / "model.onnx", folder / "evaluation.npz"
     samples = training.load(model, folder / "training.npz")
-    found = supernet.shared(space, samples, Lesson(epochs=20, seconds=120.0))
+    found = supernet.shared(space, samples, Lesson(epochs=20, seconds=120.0), tmp_path / "shared.onnx")
     assert set(found.choices) == {name for name in space.choices if name.startswith("width:")}
     plain = replace(found, model=space.model, survey=space.survey)
     rng = np.random.default_rng(0)
@@ -145,19 +145,23 @@ def test_a_search_among_shared_weights_trains_twice_and_answers_as_well(
     proposals = TECHNIQUES[SEARCH].space(facts, TargetFacts(calibration=True, training=True))
     (proposal,) = [p for p in proposals if p.name == "searched-1-one-shot"]
     model, evaluation = folder / "prepared" / "model.onnx", folder / "evaluation.npz"
-    parameters = proposal.parameters | {"trials": 30, "epochs": 30, "drop": 0.03}
+    parameters = proposal.parameters | {"trials": 30, "epochs": 30, "drop": 0.03, "int8": False}
     job = work(model, tmp_path, folder / "calibration.npz", **parameters)
     TECHNIQUES[SEARCH].apply(replace(job, training=folder / "training.npz", seconds=240.0))
     assert len(calls) == 2, "once for all points, and the one that was chosen"
     assert products(infer(onnx.load(job.out))) < 0.8 * products(onnx.load(model))
     assert accuracy(job.out, evaluation) >= accuracy(model, evaluation) - 0.015
+    # The other form is of the same student.
+    other = replace(job, out=tmp_path / "other.onnx", parameters=parameters | {"int8": True})
+    TECHNIQUES[SEARCH].apply(replace(other, training=folder / "training.npz", seconds=240.0))
+    assert len(calls) == 2
 
 
-def test_a_space_without_widths_cannot_share_weights(folder: Path, space: Space) -> None:
+def test_a_space_without_widths_cannot_share_weights(folder: Path, space: Space, tmp_path: Path) -> None:
     layers = replace(space, choices={n: o for n, o in space.choices.items() if n.startswith("layer:")})
     samples = training.load(folder / "prepared" / "model.onnx", folder / "training.npz")
     with pytest.raises(NotApplicableError, match="no group of channels"):
-        supernet.shared(layers, samples, Lesson(epochs=1))
+        supernet.shared(layers, samples, Lesson(epochs=1), tmp_path / "shared.onnx")
 
 
 def test_every_strategy_has_its_turn() -> None:

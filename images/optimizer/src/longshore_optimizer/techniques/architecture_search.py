@@ -115,7 +115,7 @@ def _trained(space: Space, teacher: onnx.ModelProto, material: _Material) -> onn
         sampler = architecture_study.reinforced(space, work.seed, loses, smallest=smallest)
     if strategy == _ONE_SHOT:
         shared = replace(short, seconds=seconds / 2, epochs=work.passes(30))
-        space = supernet.shared(space, samples, shared)
+        space = supernet.shared(space, samples, shared, work.scratch / f"supernet-{key}.onnx")
         # Points of other weights are other points.
         key = architecture_study.key_of(key, hashlib.sha256(space.model.SerializeToString()).hexdigest())
         seconds /= 2

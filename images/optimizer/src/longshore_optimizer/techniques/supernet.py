@@ -6,20 +6,23 @@ one-shot, Guo et al. 2020; for widths Yu and Huang 2019).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from longshore_optimizer.techniques import training
+from longshore_optimizer.techniques import onnxfile, training
 from longshore_optimizer.techniques.architecture_space import Point, Space
 from longshore_optimizer.techniques.base import NotApplicableError
 from longshore_optimizer.techniques.coupling import Reader, places
 from longshore_optimizer.techniques.lesson import Lesson
 
 
-def shared(space: Space, samples: training.Samples, lesson: Lesson) -> Space:
+def shared(space: Space, samples: training.Samples, lesson: Lesson, file: Path) -> Space:
     """Give the space of the widths alone, with weights that were trained at all of them.
+
+    `file` keeps them for another candidate: other weights would be another search.
 
     Raises:
         NotApplicableError: the space has no widths, or an operator cannot be trained here.
@@ -28,8 +31,12 @@ def shared(space: Space, samples: training.Samples, lesson: Lesson) -> Space:
     if space.survey is None or not widths:
         raise NotApplicableError("no group of channels has widths that could share weights")
     narrow = Space(space.model, space.survey, widths, shares=True)
-    masks = Masks(narrow, lesson.seed)
-    trained = training.train(space.model, space.model, samples, lesson, masks.by_weight())
+    if file.is_file():
+        trained = onnxfile.load(file)
+    else:
+        changes = Masks(narrow, lesson.seed).by_weight()
+        trained = training.train(space.model, space.model, samples, lesson, changes)
+        onnxfile.save(trained, file)
     return replace(narrow, model=trained, survey=replace(space.survey, model=trained))
 
 
