@@ -11,8 +11,9 @@ from longshore_optimizer.data import batches, read
 from longshore_optimizer.decide import Latency
 from longshore_optimizer.measure import outputs as outputs_file
 from longshore_optimizer.measure.latency import time_models
-from longshore_optimizer.measure.process import Cores, WorkerProcess
+from longshore_optimizer.measure.process import Cores
 from longshore_optimizer.measure.protocol import Loaded, Predicted
+from longshore_optimizer.measure.workers import Workers
 from longshore_optimizer.metrics import Evaluator, Outputs
 
 CALIBRATION_SAMPLES = 64
@@ -73,7 +74,8 @@ def compare(
     models = {"original": original, **({"chosen": chosen} if chosen is not None else {}), **defaults}
     ratios: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(TURNS):
-        measured = time_models(models, "original", evaluation, cores, seed=seed + turn)
+        with Workers(cores) as workers:
+            measured = time_models(models, "original", evaluation, workers, seed=seed + turn)
         base = measured["original"]
         for name, latency in measured.items():
             if isinstance(latency, Latency) and isinstance(base, Latency):
@@ -96,7 +98,7 @@ def compare(
 
 def _predict(model: Path, evaluation: Path, cores: Cores) -> Outputs:
     out = evaluation.with_name(f"{model.stem}.outputs.npz")
-    with WorkerProcess(cores) as worker:
+    with Workers(cores) as workers, workers.start() as worker:
         worker.ask(Loaded, 300, operation="load", model=str(model), threads=cores.threads)
         worker.ask(
             Predicted, 600, operation="predict", out=str(out), batch=1, limit=None, data=str(evaluation)

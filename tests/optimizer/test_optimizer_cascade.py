@@ -15,6 +15,7 @@ from longshore_optimizer.cascade import calibrate
 from longshore_optimizer.data import read
 from longshore_optimizer.decide import Latency, Rules, Trial
 from longshore_optimizer.measure.cpu import usable_cores
+from longshore_optimizer.measure.workers import Workers
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
 from longshore_optimizer.techniques.base import NotApplicableError, Proposal, Work
@@ -192,11 +193,15 @@ def test_what_a_cascade_needs_is_said(request_: Request) -> None:
 
 
 def test_a_first_model_that_is_always_wrong_makes_no_cascade(request_: Request) -> None:
-    runnable = check_runnable(request_.model, pipeline.modeldir.check_onnx(request_.model), request_.cores)
-    data = [read(p, "calibration", runnable.inputs) for p in (request_.calibration, request_.evaluation) if p]
-    with Bench(request_, Subject(request_.model, runnable, data[0], data[1]), lambda: 60.0) as bench:
-        original = bench.original()
-        linear(bench.path("bad"), -CLASSES)
-        trial = bench.cascade(Trial(Proposal("bad", TechniqueName.LOW_RANK)), original, RULES)
+    outline = pipeline.modeldir.check_onnx(request_.model)
+    with Workers(request_.cores) as workers:
+        runnable = check_runnable(request_.model, outline, workers)
+        given = (request_.calibration, request_.evaluation)
+        data = [read(p, "calibration", runnable.inputs) for p in given if p]
+        subject = Subject(request_.model, runnable, data[0], data[1])
+        with Bench(request_, subject, lambda: 60.0, workers) as bench:
+            original = bench.original()
+            linear(bench.path("bad"), -CLASSES)
+            trial = bench.cascade(Trial(Proposal("bad", TechniqueName.LOW_RANK)), original, RULES)
     assert trial.verdict is Verdict.SKIPPED
     assert "no threshold" in trial.reason

@@ -1,6 +1,7 @@
 """A metric of the user's own: it decides, and where it fails the model stays as it is."""
 
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from longshore.artifact.manifest import Manifest, Verdict
 from longshore_optimizer.custom_metric import CustomEvaluator, MetricRaisedError
 from longshore_optimizer.errors import Problem
 from longshore_optimizer.measure.cpu import usable_cores
+from longshore_optimizer.measure.workers import Workers
 from longshore_optimizer.pipeline import optimize
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
@@ -41,17 +43,30 @@ def metric(outputs, labels):
 """
 
 
-def judge(tmp_path: Path, code: str) -> CustomEvaluator:
-    (tmp_path / "metric.py").write_text(code)
-    return CustomEvaluator(tmp_path / "metric.py", WANTED, 0.95, 0, tmp_path)
+Judge = Callable[[str], CustomEvaluator]
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    with Workers(usable_cores(1)) as workers:
+        yield workers
+
+
+@pytest.fixture
+def judge(tmp_path: Path, workers: Workers) -> Judge:
+    def written(code: str) -> CustomEvaluator:
+        (tmp_path / "metric.py").write_text(code)
+        return CustomEvaluator(tmp_path / "metric.py", WANTED, 0.95, 0, tmp_path, workers)
+
+    return written
 
 
 def rmse(outputs: dict[str, np.ndarray]) -> float:
     return float(np.sqrt(np.mean((outputs["y"] - WANTED) ** 2)))
 
 
-def test_a_number_for_the_set_is_bounded_by_resampling(tmp_path: Path) -> None:
-    evaluator = judge(tmp_path, RMSE)
+def test_a_number_for_the_set_is_bounded_by_resampling(judge: Judge) -> None:
+    evaluator = judge(RMSE)
     original, candidate = evaluator.evaluate(BEFORE), evaluator.evaluate(AFTER)
     assert original.value == pytest.approx(rmse(BEFORE))
     drop = evaluator.drop(original, candidate)
@@ -60,8 +75,8 @@ def test_a_number_for_the_set_is_bounded_by_resampling(tmp_path: Path) -> None:
     assert drop.estimate < drop.upper < drop.estimate + 0.05
 
 
-def test_a_value_a_sample_is_judged_as_pairs(tmp_path: Path) -> None:
-    evaluator = judge(tmp_path, WITHIN)
+def test_a_value_a_sample_is_judged_as_pairs(judge: Judge) -> None:
+    evaluator = judge(WITHIN)
     original, candidate = evaluator.evaluate(BEFORE), evaluator.evaluate(AFTER)
     assert original.scores is not None
     share = float(np.mean(np.abs(BEFORE["y"] - WANTED) < 0.3))
@@ -84,19 +99,19 @@ def test_a_value_a_sample_is_judged_as_pairs(tmp_path: Path) -> None:
         ("import os\ndef metric(outputs, labels): os._exit(0)", "died"),
     ],
 )
-def test_what_is_wrong_with_the_function_is_told(tmp_path: Path, code: str, words: str) -> None:
+def test_what_is_wrong_with_the_function_is_told(judge: Judge, code: str, words: str) -> None:
     with pytest.raises(MetricRaisedError) as caught:
-        judge(tmp_path, code).evaluate(BEFORE)
+        judge(code).evaluate(BEFORE)
     assert words in caught.value.message
     assert "custom_metric_worker" not in caught.value.message
 
 
-def test_the_function_has_no_network(tmp_path: Path) -> None:
+def test_the_function_has_no_network(judge: Judge) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         code = f"import socket\ndef metric(o, l): socket.create_connection(('127.0.0.1', {port}))"
         with pytest.raises(MetricRaisedError, match="not permitted"):
-            judge(tmp_path, code).evaluate(BEFORE)
+            judge(code).evaluate(BEFORE)
 
 
 def optimized(tmp_path: Path, code: str, on_miss: OnMiss = OnMiss.SERVE_ORIGINAL) -> Manifest:

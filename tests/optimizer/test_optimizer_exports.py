@@ -18,6 +18,7 @@ from longshore_optimizer.exports import edge_tpu
 from longshore_optimizer.exports.run import Sources, make
 from longshore_optimizer.exports.tensorrt import recipe
 from longshore_optimizer.measure.cpu import usable_cores
+from longshore_optimizer.measure.workers import Workers
 from longshore_optimizer.pipeline import optimize
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
@@ -38,7 +39,8 @@ def made(
     export: Export, model: Path, data: Path | None, out: Path, *, original: Path | None = None
 ) -> Candidate:
     sources = Sources(model, original or model, data, data)
-    (row,) = make((export,), sources, out, usable_cores(1), 0)
+    with Workers(usable_cores(1)) as workers:
+        (row,) = make((export,), sources, out, workers, 0)
     return row
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from longshore.api.optimize import Export
 from longshore_optimizer.exports.base import Exported
+from longshore_optimizer.exports.run import WORKER
 from longshore_optimizer.measure.cpu import usable_cores
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
+from longshore_optimizer.measure.workers import Workers
 from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -43,7 +45,7 @@ class Exporters:
 @pytest.fixture(scope="module")
 def exporters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporters]:
     home = tmp_path_factory.mktemp("mobile")
-    with WorkerProcess(usable_cores(1), "longshore_optimizer.exports.worker") as worker:
+    with Workers(usable_cores(1)) as workers, workers.start(WORKER) as worker:
         yield Exporters(home, worker)
 
 

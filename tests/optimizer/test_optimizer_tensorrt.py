@@ -24,6 +24,7 @@ from longshore_optimizer.exports.run import Sources, make
 from longshore_optimizer.exports.tensorrt import TensorRt, arguments, batches, recipe
 from longshore_optimizer.exports.trtexec import EngineError, release
 from longshore_optimizer.measure.cpu import usable_cores
+from longshore_optimizer.measure.workers import Workers
 
 from tests.optimizer import tensorrt_tools
 from tests.optimizer.conftest import mlp
@@ -43,7 +44,8 @@ def exported(model: Path, tools: Path, monkeypatch: pytest.MonkeyPatch) -> tuple
     samples = np.random.default_rng(3).standard_normal((2, *given.shape[1:])).astype(np.float32)
     np.savez(model.parent / "data.npz", **{given.name: samples})
     sources = Sources(model, model, model.parent / "data.npz", None)
-    (row,) = make((Export.TENSORRT,), sources, out, usable_cores(1), 0)
+    with Workers(usable_cores(1)) as workers:
+        (row,) = make((Export.TENSORRT,), sources, out, workers, 0)
     return row, out / "TensorRT"
 
 

@@ -10,6 +10,7 @@ from longshore_optimizer.decide import Latency
 from longshore_optimizer.measure import latency, threads
 from longshore_optimizer.measure.in_process import open_as_served
 from longshore_optimizer.measure.process import Cores, WorkerProcess
+from longshore_optimizer.measure.workers import Workers
 from longshore_server.sizing import Measured, Sizing, choose
 
 from tests.optimizer.technique_bench import digits_cnn
@@ -63,7 +64,8 @@ def test_a_model_is_timed_with_the_threads_chosen(
     monkeypatch.setattr(threads, "SMALL_RUN_SECONDS", small)
     monkeypatch.setattr(threads, "LEAST_GAIN", gain)
     cores = tuple(sorted(os.sched_getaffinity(0))[:2])
-    measured = latency.time_models({"original": model}, "original", calibration, Cores(2, cores, 2.0))
+    with Workers(Cores(2, cores, 2.0)) as workers:
+        measured = latency.time_models({"original": model}, "original", calibration, workers)
     assert isinstance(measured["original"], Latency)
     assert loads == asked
     with np.load(calibration) as data:

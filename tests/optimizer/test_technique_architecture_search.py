@@ -13,6 +13,7 @@ import pytest
 from longshore.api.optimize import Goal, TechniqueName
 from longshore_optimizer.candidates import Bench, Subject
 from longshore_optimizer.measure.cpu import usable_cores
+from longshore_optimizer.measure.workers import Workers
 from longshore_optimizer.request import Request
 from longshore_optimizer.techniques import architecture_space, coupling
 from longshore_optimizer.techniques.architecture_search import STUDY_NAME
@@ -194,6 +195,6 @@ def test_a_new_run_keeps_the_study_of_a_killed_one_and_nothing_else(folder: Path
     for name in (STUDY_NAME, "calibration.json", "candidate/model.onnx"):
         (scratch / name).write_text("{}")
     subject = Subject(request.model, Runnable((), (), 1.0), None, None)
-    with Bench(request, subject, lambda: 60.0):
+    with Bench(request, subject, lambda: 60.0, Workers(request.cores)):
         assert [p.name for p in scratch.iterdir()] == [STUDY_NAME]
     assert not scratch.exists()

@@ -15,6 +15,7 @@ from longshore_optimizer.measure import latency
 from longshore_optimizer.measure.cpu import usable_cores
 from longshore_optimizer.measure.process import WorkerProcess
 from longshore_optimizer.measure.session import open_session
+from longshore_optimizer.measure.workers import WORKER, Workers
 from longshore_optimizer.pipeline import optimize
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
@@ -201,16 +202,16 @@ def test_models_are_timed_in_processes_of_their_own_whose_threads_do_not_spin(
     assert session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning") == "0"
     started = []
 
-    class Counted(WorkerProcess):
-        def __enter__(self) -> "Counted":
-            started.append(self)
-            super().__enter__()
-            return self
+    class Counted(Workers):
+        def start(self, module: str = WORKER) -> WorkerProcess:
+            worker = super().start(module)
+            started.append(worker.pid)
+            return worker
 
-    monkeypatch.setattr(latency, "WorkerProcess", Counted)
     monkeypatch.setattr(latency, "ROUNDS", 2)
-    measured = latency.time_models(models, "original", None, usable_cores(1))
-    assert len(started) == len(models)
+    with Counted(usable_cores(1)) as workers:
+        measured = latency.time_models(models, "original", None, workers)
+    assert len(set(started)) == len(models)
     assert all(isinstance(m, latency.Latency) for m in measured.values())
 
 

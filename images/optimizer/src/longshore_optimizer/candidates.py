@@ -23,6 +23,7 @@ from longshore_optimizer.measure import outputs as outputs_file
 from longshore_optimizer.measure.latency import rescale, seconds_for
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
 from longshore_optimizer.measure.protocol import Loaded, Predicted, Timed
+from longshore_optimizer.measure.workers import Workers
 from longshore_optimizer.metrics import Evaluated, Evaluator, Judge, Outputs, agreement
 from longshore_optimizer.request import Request
 from longshore_optimizer.statistics import Drop, Ratio
@@ -59,8 +60,11 @@ class Subject:
 class Bench:
     """Builds and judges candidates against one original; a context manager that ends its builder process."""
 
-    def __init__(self, request: Request, subject: Subject, left: Callable[[], float]) -> None:
-        """Prepare the scratch directory; nothing runs yet."""
+    def __init__(
+        self, request: Request, subject: Subject, left: Callable[[], float], workers: Workers
+    ) -> None:
+        """Take what is asked for and where processes come from; nothing runs yet."""
+        self._workers = workers
         self._request = request
         self._subject = subject
         self._left = left
@@ -112,7 +116,7 @@ class Bench:
         """
         size = modeldir.onnx_size(self._subject.path)
         trial = Trial(self.original_proposal(), size_bytes=size)
-        with WorkerProcess(self._request.cores) as worker:
+        with self._workers.start() as worker:
             self._load(worker, self._subject.path)
             if self._data is None and not self._find_synthetic(worker):
                 self._measurable = False
@@ -148,7 +152,12 @@ class Bench:
         request = self._request
         if request.metric_function is not None:
             return CustomEvaluator(
-                request.metric_function, evaluation.labels, request.confidence, request.seed, self._scratch
+                request.metric_function,
+                evaluation.labels,
+                request.confidence,
+                request.seed,
+                self._scratch,
+                self._workers,
             )
         return Evaluator(request.metric, evaluation.labels, reference, request.confidence, request.seed)
 
@@ -157,7 +166,7 @@ class Bench:
         target = self._scratch / "prepared" / MODEL_NAME
         try:
             flushed = self._build("Prepare", {}, self._subject.path, target).flushed
-            with WorkerProcess(self._request.cores) as worker:
+            with self._workers.start() as worker:
                 self._load(worker, target)
                 if self._measurable:
                     _, values = self._predict(worker, "prepared", self._data)
@@ -196,7 +205,7 @@ class Bench:
                 return refuse(trial, "the graph has nothing to remove", Verdict.SKIPPED)
             if known is not None and known.model_sha256 == modeldir.onnx_sha256(out):
                 return known.trial(proposal)
-            with WorkerProcess(self._request.cores) as worker:
+            with self._workers.start() as worker:
                 self._load(worker, out)
                 return self._judge(worker, trial)
         except WorkerError as error:
@@ -271,7 +280,7 @@ class Bench:
             return refuse(Trial(proposal), "it needs calibration and evaluation data", Verdict.SKIPPED)
         answers = []
         for name, path in ((small.proposal.name, self.path(small.proposal.name)), (ORIGINAL, self._prepared)):
-            with WorkerProcess(self._request.cores) as worker:
+            with self._workers.start() as worker:
                 self._load(worker, path)
                 answers.append(self._predict(worker, name, data)[1])
         found = cascade.calibrate(
@@ -313,7 +322,7 @@ class Bench:
 
     def _stopwatch(self) -> Stopwatch:
         request = self._request
-        return Stopwatch(self._data, request.cores, request.seed, self._symbol, self._left)
+        return Stopwatch(self._data, self._workers, request.seed, self._symbol, self._left)
 
     def _build(
         self,
@@ -324,7 +333,7 @@ class Bench:
         seconds: float | None = None,
     ) -> Built:
         if self._builder is None:
-            self._builder = WorkerProcess(self._request.cores)
+            self._builder = self._workers.start()
         limit = min(_BUILD_TIMEOUT, max(self._left(), 10.0))
         try:
             return self._builder.ask(

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.measure import outputs as outputs_file
-from longshore_optimizer.measure.process import WorkerError, WorkerProcess
+from longshore_optimizer.measure.process import WorkerError
+from longshore_optimizer.measure.workers import Workers
 from longshore_optimizer.metrics import Evaluated, Outputs
 from longshore_optimizer.statistics import Drop, mean_drop, paired_binary
 
@@ -60,6 +61,7 @@ class CustomEvaluator:
     confidence: float
     seed: int
     scratch: Path
+    workers: Workers
 
     def evaluate(self, outputs: Outputs) -> Evaluated:
         """Call the function once.
@@ -106,7 +108,7 @@ class CustomEvaluator:
         if self.labels is not None:
             labels = self.scratch / "metric-labels.npz"
             outputs_file.save(labels, {"labels": [np.asarray(row) for row in self.labels]})
-        with WorkerProcess(module=_MODULE) as worker:
+        with self.workers.start(_MODULE) as worker:
             try:
                 return worker.ask(
                     answer,

@@ -1,4 +1,4 @@
-"""The process that runs a user's metric: `python -m longshore_optimizer.custom_metric_worker`."""
+"""The process that runs a user's metric."""
 
 import importlib.util
 import json
@@ -121,7 +121,3 @@ def main() -> None:
         answer = Failure(error=_told(error, request["function"]), kind=RAISED)
     answers.write(answer.model_dump_json(by_alias=True) + "\n")
     answers.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -22,7 +22,8 @@ from longshore_optimizer.fetch import content
 from longshore_optimizer.fetch.protobuf import Outline
 from longshore_optimizer.fetch.sink import disk_problem, file_sha256
 from longshore_optimizer.measure import cpu
-from longshore_optimizer.measure.process import WorkerError, WorkerProcess
+from longshore_optimizer.measure.process import WorkerError
+from longshore_optimizer.measure.workers import Workers
 from longshore_optimizer.parallel import HELPERS_SHARE, Publisher
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
@@ -53,23 +54,8 @@ def optimize(request: Request, reporter: Reporter) -> Manifest:
     """
     left = _countdown(request.seconds)
     try:
-        request, prepared, subject = _opened(request, reporter)
-        if not request.optimize:
-            decision, original = _served_as_is(prepared)
-            result = Result(request, prepared.path, prepared.path, prepared.runnable, original, decision)
-        else:
-            result = _search(request, subject, reporter, left)
-        result = replace(
-            result,
-            format=prepared.format,
-            conversion=prepared.conversion,
-            recorded=subject.evaluation or subject.calibration,
-        )
-        if request.exports:
-            reporter.stage("Export", ", ".join(e.value for e in request.exports), best=result.decision.chosen)
-            result = replace(result, exports=make_exports(result))
-        reporter.stage("Store", f"writing {request.out.name}")
-        return write(result)
+        with Workers(request.cores) as workers:
+            return _optimized(request, reporter, left, workers)
     except WorkerError as error:
         raise worker_problem(error) from error
     except OSError as error:
@@ -83,6 +69,26 @@ def optimize(request: Request, reporter: Reporter) -> Manifest:
         ) from error
 
 
+def _optimized(request: Request, reporter: Reporter, left: Left, workers: Workers) -> Manifest:
+    request, prepared, subject = _opened(request, reporter, workers)
+    if not request.optimize:
+        decision, original = _served_as_is(prepared)
+        result = Result(request, prepared.path, prepared.path, prepared.runnable, original, decision)
+    else:
+        result = _search(request, subject, reporter, left, workers)
+    result = replace(
+        result,
+        format=prepared.format,
+        conversion=prepared.conversion,
+        recorded=subject.evaluation or subject.calibration,
+    )
+    if request.exports:
+        reporter.stage("Export", ", ".join(e.value for e in request.exports), best=result.decision.chosen)
+        result = replace(result, exports=make_exports(result, workers))
+    reporter.stage("Store", f"writing {request.out.name}")
+    return write(result)
+
+
 def assist(request: Request, reporter: Reporter) -> None:
     """Do a helper's part of a search that `request.share` divides; its table holds what it found.
 
@@ -93,9 +99,9 @@ def assist(request: Request, reporter: Reporter) -> None:
         raise ValueError("a helper has a share of the search")
     left = _countdown(request.seconds * HELPERS_SHARE)
     try:
-        with Publisher(request.share, request.key or "") as publisher:
-            request, _, subject = _opened(request, reporter)
-            with Bench(request, subject, left) as bench:
+        with Publisher(request.share, request.key or "") as publisher, Workers(request.cores) as workers:
+            request, _, subject = _opened(request, reporter, workers)
+            with Bench(request, subject, left, workers) as bench:
                 original = bench.original()
                 _, proposals, _ = _offers(request, bench)
                 search = Search(request, bench, reporter, left, _rules(request))
@@ -109,11 +115,11 @@ def _countdown(seconds: float) -> Left:
     return lambda: seconds - (time.monotonic() - started)
 
 
-def _opened(request: Request, reporter: Reporter) -> tuple[Request, Prepared, Subject]:
+def _opened(request: Request, reporter: Reporter, workers: Workers) -> tuple[Request, Prepared, Subject]:
     """Convert model and teacher, and read the data."""
-    prepared = to_onnx(request, reporter)
+    prepared = to_onnx(request, reporter, workers)
     if request.teacher is not None and request.optimize:
-        request = replace(request, teacher=_teacher(request, reporter))
+        request = replace(request, teacher=_teacher(request, reporter, workers))
     calibration, evaluation = read_data(request, prepared.runnable)
     return request, prepared, Subject(prepared.path, prepared.runnable, calibration, evaluation)
 
@@ -136,7 +142,7 @@ def worker_problem(error: WorkerError) -> Problem:
     )
 
 
-def _teacher(request: Request, reporter: Reporter) -> Path:
+def _teacher(request: Request, reporter: Reporter, workers: Workers) -> Path:
     """Make the teacher an ONNX model that runs; code in it is never loaded, as the opt-in is the model's.
 
     Raises:
@@ -145,12 +151,12 @@ def _teacher(request: Request, reporter: Reporter) -> Path:
     assert request.teacher is not None
     own = replace(request, model=request.teacher, format=None, allow_pickle=False, factory=None)
     try:
-        return to_onnx(own, reporter, "teaching").path
+        return to_onnx(own, reporter, workers, "teaching").path
     except Problem as problem:
         raise Problem(problem.reason, f"the teacher cannot be used: {problem.message}") from problem
 
 
-def to_onnx(request: Request, reporter: Reporter, folder: str = ORIGINAL) -> Prepared:
+def to_onnx(request: Request, reporter: Reporter, workers: Workers, folder: str = ORIGINAL) -> Prepared:
     """Find the model, convert it where it is not ONNX, check it and load it once; `folder` takes it.
 
     Raises:
@@ -166,7 +172,7 @@ def to_onnx(request: Request, reporter: Reporter, folder: str = ORIGINAL) -> Pre
     if source.container == content.ONNX:
         outline = modeldir.copy_onnx(source.path, directory)
         if ("ai.onnx.ml", "ZipMap") in outline.operators:
-            outline = _without_zip_map(target, request)
+            outline = _without_zip_map(target, workers)
     else:
         reporter.stage("Convert", f"converting {source.format.value} to ONNX")
         samples = _first_file(request.calibration or request.evaluation)
@@ -174,15 +180,15 @@ def to_onnx(request: Request, reporter: Reporter, folder: str = ORIGINAL) -> Pre
             source, target, samples, allow_pickle=request.allow_pickle, factory=request.factory
         )
         outline = modeldir.check_onnx(target)
-    runnable = check_runnable(target, outline, request.cores)
+    runnable = check_runnable(target, outline, workers)
     return Prepared(target, runnable, source.format.value, conversion)
 
 
-def _without_zip_map(target: Path, request: Request) -> Outline:
+def _without_zip_map(target: Path, workers: Workers) -> Outline:
     """Replace maps in the outputs, which no inference protocol carries, by the tensors they were made
     from."""
     plain = target.with_name("plain.onnx")
-    with WorkerProcess(request.cores) as worker:
+    with workers.start() as worker:
         worker.ask(
             Built,
             600,
@@ -258,11 +264,11 @@ def _offers(
     return facts, proposals, list(skipped)
 
 
-def _search(request: Request, subject: Subject, reporter: Reporter, left: Left) -> Result:
+def _search(request: Request, subject: Subject, reporter: Reporter, left: Left, workers: Workers) -> Result:
     reporter.stage("Candidates", "preparing the graph")
     rules = _rules(request)
     notes = [*request.notes, *_same_data_note(request)]
-    with Bench(request, subject, left) as bench:
+    with Bench(request, subject, left, workers) as bench:
         try:
             original = bench.original()
         except MetricRaisedError as error:

@@ -29,6 +29,7 @@ from longshore_optimizer.decide import Decision, Trial
 from longshore_optimizer.exports import run as exports
 from longshore_optimizer.fetch.sink import disk_problem
 from longshore_optimizer.measure import cpu
+from longshore_optimizer.measure.workers import Workers
 from longshore_optimizer.report import html, markdown
 from longshore_optimizer.request import Request
 from longshore_optimizer.samples import WIRE_TYPES
@@ -77,7 +78,7 @@ def candidate(trial: Trial) -> Candidate:
     )
 
 
-def make_exports(result: Result) -> tuple[Candidate, ...]:
+def make_exports(result: Result, workers: Workers) -> tuple[Candidate, ...]:
     """Write the exports of the chosen model to the work directory; one row each."""
     request = result.request
     sources = exports.Sources(
@@ -90,7 +91,7 @@ def make_exports(result: Result) -> tuple[Candidate, ...]:
         request.exports,
         sources,
         request.work / exports.DIRECTORY,
-        request.cores,
+        workers,
         request.seed,
     )
 

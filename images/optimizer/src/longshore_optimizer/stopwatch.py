@@ -9,7 +9,8 @@ from longshore.artifact.manifest import ORIGINAL
 
 from longshore_optimizer.decide import LEAST_GAIN, Latency, Rules, Trial, doubtful, gain, is_better, together
 from longshore_optimizer.measure.latency import time_models
-from longshore_optimizer.measure.process import Cores, WorkerError
+from longshore_optimizer.measure.process import WorkerError
+from longshore_optimizer.measure.workers import Workers
 from longshore_optimizer.statistics import Ratio
 from longshore_optimizer.techniques.base import Proposal
 
@@ -23,10 +24,11 @@ _REPEATS = 3
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """How to time: the data (made-up inputs where there is none), the cores, the seconds that are left."""
+    """How to time: the data (made-up inputs where there is none), where processes come from, the seconds that
+    are left."""
 
     data: Path | None
-    cores: Cores
+    workers: Workers
     seed: int
     symbol: int
     left: Callable[[], float]
@@ -37,13 +39,14 @@ class Stopwatch:
         turn: int = 0,
         progress: Progress = lambda done, total: None,
         least: float = 0.0,
+        workers: Workers | None = None,
     ) -> dict[str, Latency | WorkerError]:
         """Time models, the original among them, in interleaved rounds; `least` seconds are always spent."""
         return time_models(
             models,
             ORIGINAL,
             self.data,
-            self.cores,
+            workers or self.workers,
             seed=self.seed + turn,
             symbol=self.symbol,
             deadline=lambda: max(self.left(), least),
@@ -69,7 +72,9 @@ class Stopwatch:
         """Time a winner against the original in new processes; gives its gain there."""
         measured: dict[str, Latency | WorkerError] = {}
         for turn in range(_REPEATS):
-            again = self.time(models, _REPEATS + 1 + turn, least=_CONFIRM_SECONDS)
+            # Where libraries lie in memory is part of the luck.
+            with Workers(self.workers.cores) as workers:
+                again = self.time(models, _REPEATS + 1 + turn, least=_CONFIRM_SECONDS, workers=workers)
             measured = _joined(measured, again) if measured else again
             first, second = _known(measured, ORIGINAL), _known(measured, name)
             if first is None or second is None:

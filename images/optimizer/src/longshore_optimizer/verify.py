@@ -7,8 +7,9 @@ from pathlib import Path
 from longshore_optimizer.data import TensorSpec
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch.protobuf import Outline
-from longshore_optimizer.measure.process import Cores, WorkerError, WorkerProcess
+from longshore_optimizer.measure.process import WorkerError
 from longshore_optimizer.measure.protocol import Loaded
+from longshore_optimizer.measure.workers import Workers
 
 _UNREGISTERED = re.compile(
     r"(?:No Op registered for (?P<a>[\w.:-]+)|Fatal error: (?P<b>[\w.:-]+)\(-?\d+\) "
@@ -82,16 +83,16 @@ def load_problem(error: WorkerError, outline: Outline) -> Problem:
     )
 
 
-def check_runnable(path: Path, outline: Outline, cores: Cores) -> Runnable:
+def check_runnable(path: Path, outline: Outline, workers: Workers) -> Runnable:
     """Load a model in a process of its own.
 
     Raises:
         Problem: UnsupportedOperator, InvalidModel, OutOfMemory, DeadlineExceeded.
     """
-    with WorkerProcess(cores) as worker:
+    with workers.start() as worker:
         try:
             loaded = worker.ask(
-                Loaded, LOAD_TIMEOUT, operation="load", model=str(path), threads=cores.threads
+                Loaded, LOAD_TIMEOUT, operation="load", model=str(path), threads=workers.cores.threads
             )
         except WorkerError as error:
             raise load_problem(error, outline) from error

@@ -9,11 +9,14 @@ from longshore.artifact.manifest import Candidate, Verdict
 
 from longshore_optimizer.exports.base import Exported, MissingDataError
 from longshore_optimizer.exports.registry import EXPORTERS
-from longshore_optimizer.measure.process import Cores, WorkerError, WorkerProcess
+from longshore_optimizer.measure.process import WorkerError
+from longshore_optimizer.measure.workers import Workers
 from longshore_optimizer.report import words
 
 DIRECTORY = "exports"
 """Where exports lie in the artifact: `exports/<format>/`."""
+
+WORKER = "longshore_optimizer.exports.worker"
 
 _TIMEOUT = 900.0
 _TIMEOUTS = {Export.TENSORRT: 1800.0}
@@ -32,16 +35,16 @@ class Sources:
 
 
 def make(
-    exports: tuple[Export, ...], sources: Sources, out: Path, cores: Cores, seed: int
+    exports: tuple[Export, ...], sources: Sources, out: Path, workers: Workers, seed: int
 ) -> tuple[Candidate, ...]:
     """Write each export to `out/<format>`; one row each, and no files of one that failed."""
-    return tuple(_make(e, sources, out / e.value, cores, seed) for e in exports)
+    return tuple(_make(e, sources, out / e.value, workers, seed) for e in exports)
 
 
-def _make(export: Export, sources: Sources, out: Path, cores: Cores, seed: int) -> Candidate:
+def _make(export: Export, sources: Sources, out: Path, workers: Workers, seed: int) -> Candidate:
     extra = EXPORTERS[export][2]
     shutil.rmtree(out, ignore_errors=True)
-    with WorkerProcess(cores, "longshore_optimizer.exports.worker") as worker:
+    with workers.start(WORKER) as worker:
         try:
             exported = worker.ask(
                 Exported,
@@ -53,7 +56,7 @@ def _make(export: Export, sources: Sources, out: Path, cores: Cores, seed: int) 
                 data=str(sources.data) if sources.data else None,
                 calibration=str(sources.calibration) if sources.calibration else None,
                 out=str(out),
-                threads=cores.threads,
+                threads=workers.cores.threads,
                 seed=seed,
             )
         except WorkerError as error:

@@ -1,4 +1,4 @@
-"""The exporting process (`python -m longshore_optimizer.exports.worker`): writes, runs and compares one.
+"""The exporting process: writes, runs and compares one.
 
 A format's libraries stay out of the process that decides, and their crashes too.
 """
@@ -182,7 +182,3 @@ def main() -> None:
             answer = Failure(error=str(error) or type(error).__name__, kind=type(error).__name__)
         answers.write(answer.model_dump_json(by_alias=True) + "\n")
         answers.flush()
-
-
-if __name__ == "__main__":
-    main()

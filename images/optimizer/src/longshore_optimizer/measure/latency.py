@@ -14,8 +14,9 @@ import numpy as np
 from longshore_optimizer.decide import Latency
 from longshore_optimizer.measure import threads
 from longshore_optimizer.measure.cpu import memory_bytes
-from longshore_optimizer.measure.process import Cores, WorkerError, WorkerProcess
+from longshore_optimizer.measure.process import WorkerError, WorkerProcess
 from longshore_optimizer.measure.protocol import Loaded, Timed
+from longshore_optimizer.measure.workers import Workers
 
 ROUNDS = 11
 _BLOCK_LEAST = 0.03
@@ -23,8 +24,8 @@ _BLOCK_MOST = 1.5
 _RUNS_A_BLOCK = 8
 _SLOW_SECONDS = 0.3
 _LEAST_ROUNDS = 6
-_START_SECONDS = 2.0
-"""Starting a process and loading a model into it."""
+_START_SECONDS = 1.0
+"""Starting a process, loading a model into it, and finding how many threads it gets."""
 
 _OVERHEAD_BYTES = 150 << 20
 
@@ -67,7 +68,7 @@ def time_models(
     models: Mapping[str, Path],
     original: str,
     data: Path | None,
-    cores: Cores,
+    workers: Workers,
     *,
     batch: int = 1,
     seed: int = 0,
@@ -91,7 +92,7 @@ def time_models(
             progress(before + count, total)
 
         measured = _time_group(
-            {n: models[n] for n in part}, original, data, cores, batch, seed, symbol, left, step
+            {n: models[n] for n in part}, original, data, workers, batch, seed, symbol, left, step
         )
         done += ROUNDS * len(part)
         base, reference = measured[original], result.get(original)
@@ -120,7 +121,7 @@ def _time_group(
     models: Mapping[str, Path],
     original: str,
     data: Path | None,
-    cores: Cores,
+    workers: Workers,
     batch: int,
     seed: int,
     symbol: int,
@@ -133,17 +134,17 @@ def _time_group(
     cpu: dict[str, list[float]] = {}
     request = {"data": str(data) if data else None, "batch": batch, "seed": seed, "symbol": symbol}
     with ExitStack() as stack:
-        workers: dict[str, WorkerProcess] = {}
+        running: dict[str, WorkerProcess] = {}
         block: dict[str, float] = {}
         least: dict[str, int] = {}
         for name, path in models.items():
-            worker = stack.enter_context(WorkerProcess(cores))
             try:
-                run = _loaded_as_served(worker, path, cores, request)
+                worker = stack.enter_context(workers.start())
+                run = _loaded_as_served(worker, path, workers.cores.threads, request)
             except WorkerError as error:
                 failed[name] = error
                 continue
-            workers[name] = worker
+            running[name] = worker
             least[name] = 3 if run < _SLOW_SECONDS else 1
             block[name] = block_seconds(run)
             latencies[name], rounds[name], cpu[name] = [], [], []
@@ -156,11 +157,11 @@ def _time_group(
             if number >= _LEAST_ROUNDS and time.monotonic() - started > left:
                 break
             # Another order every round: neither place nor neighbour may favour anyone.
-            names = list(workers)
+            names = list(running)
             order.shuffle(names)
             for name in names:
                 try:
-                    timed = workers[name].ask(
+                    timed = running[name].ask(
                         Timed,
                         300,
                         operation="time",
@@ -170,7 +171,7 @@ def _time_group(
                     )
                 except WorkerError as error:
                     failed[name] = error
-                    del workers[name]
+                    del running[name]
                     continue
                 latencies[name].extend(timed.latencies_ms)
                 rounds[name].append(statistics.median(timed.latencies_ms))
@@ -178,7 +179,7 @@ def _time_group(
                 count += 1
                 step(count)
     result = dict(failed)
-    for name in workers:
+    for name in running:
         values = np.array(latencies[name])
         result[name] = Latency(
             tuple(rounds[name]),
@@ -190,7 +191,7 @@ def _time_group(
 
 
 def _loaded_as_served(
-    worker: WorkerProcess, path: Path, cores: Cores, request: Mapping[str, object]
+    worker: WorkerProcess, path: Path, available: int, request: Mapping[str, object]
 ) -> float:
     """Load a model with the threads that the server would give it; gives the seconds of one run."""
     runs: dict[int, float] = {}
@@ -204,7 +205,7 @@ def _loaded_as_served(
         runs[count] = statistics.median(first.latencies_ms) / 1000
         return runs[count]
 
-    chosen = threads.served(cores.threads, path.stat().st_size, run)
+    chosen = threads.served(available, path.stat().st_size, run)
     if chosen not in runs:
         return run(chosen)
     if chosen != list(runs)[-1]:

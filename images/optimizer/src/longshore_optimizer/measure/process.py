@@ -1,18 +1,14 @@
-"""The parent's side of a worker: starts it with a clean environment, asks with a deadline, tells how it
-died."""
+"""The parent's side of a worker: asks with a deadline, tells how it died."""
 
 import json
 import os
 import selectors
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Protocol, Self, TypeVar
 
 from longshore.artifact.base import Wire
 
@@ -64,23 +60,35 @@ def clean_environment(cores: Cores | None = None) -> dict[str, str]:
     return environment
 
 
-class WorkerProcess:
-    """One fresh worker; a context manager that ends it."""
+@dataclass(frozen=True)
+class Streams:
+    """A worker's standard streams, as its parent has them."""
 
-    def __init__(
-        self, cores: Cores | None = None, module: str = "longshore_optimizer.measure.worker"
-    ) -> None:
-        """Start the process."""
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=clean_environment(cores),
-            start_new_session=True,
-        )
+    requests: IO[bytes]
+    answers: IO[bytes]
+    log: IO[bytes]
+
+
+class Keeper(Protocol):
+    """Tells how a worker ended, and ends it where it runs."""
+
+    def wait(self, pid: int, seconds: float) -> int | None:
+        """Give the exit code, negative for a signal, None while it runs after so many seconds."""
+
+    def end(self, pid: int) -> None:
+        """End the process and everything it started."""
+
+
+class WorkerProcess:
+    """One fresh worker; a context manager that ends it. `Workers.start` makes it."""
+
+    def __init__(self, pid: int, streams: Streams, keeper: Keeper) -> None:
+        """Take a process that was started, and its streams."""
+        self.pid = pid
+        self._streams = streams
+        self._keeper = keeper
         self._buffer = b""
+        self._running = True
 
     def ask(self, answer: type[Answer], timeout: float, **request: Any) -> Answer:
         """Send a request and wait for its answer at most `timeout` seconds.
@@ -89,11 +97,9 @@ class WorkerProcess:
             WorkerError: the worker failed, died or did not answer in time (it is ended then).
         """
         line = json.dumps(request, default=str).encode() + b"\n"
-        if self._process.stdin is None:
-            raise AssertionError("the worker has a pipe for requests")
         try:
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
+            self._streams.requests.write(line)
+            self._streams.requests.flush()
         except (BrokenPipeError, ValueError) as error:
             raise self._death() from error
         text = self._read_line(time.monotonic() + timeout)
@@ -105,17 +111,15 @@ class WorkerProcess:
         return answer.model_validate(data)
 
     def _read_line(self, deadline: float) -> bytes:
-        stdout = self._process.stdout
-        if stdout is None:
-            raise AssertionError("the worker has a pipe for answers")
+        answers = self._streams.answers.fileno()
         with selectors.DefaultSelector() as selector:
-            selector.register(stdout, selectors.EVENT_READ)
+            selector.register(answers, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
                 left = deadline - time.monotonic()
                 if left <= 0 or not selector.select(left):
                     self.end()
                     raise WorkerError("no answer within its time", "Timeout")
-                chunk = os.read(stdout.fileno(), 1 << 16)
+                chunk = os.read(answers, 1 << 16)
                 if not chunk:
                     raise self._death()
                 self._buffer += chunk
@@ -123,26 +127,27 @@ class WorkerProcess:
         return line
 
     def _death(self) -> WorkerError:
-        code = self._process.wait(timeout=10)
+        if self._streams.log.closed:
+            return WorkerError("the process was ended", "Died")
+        code = self._keeper.wait(self.pid, 10)
+        if code is None:
+            return WorkerError("the process stopped answering", "Died")
+        self._running = False
         if code == -signal.SIGKILL:
             return WorkerError("the process was killed, most likely for lack of memory", "OutOfMemory")
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(self._log.tell() - _TAIL, 0))
-        tail = self._log.read().decode(errors="replace").strip().splitlines()
-        return WorkerError(f"the process died ({name}): {tail[-1] if tail else 'it said nothing'}", "Died")
+        said = tail(self._streams.log)
+        return WorkerError(f"the process died ({name}): {said or 'it said nothing'}", "Died")
 
     def end(self) -> None:
         """End the process and everything it started."""
-        if self._process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
-        self._process.wait(timeout=30)
-        self._log.close()
+        if self._running:
+            self._running = False
+            with suppress(WorkerError):
+                self._keeper.end(self.pid)
+        for stream in (self._streams.requests, self._streams.answers, self._streams.log):
+            with suppress(OSError):
+                stream.close()
 
     def __enter__(self) -> Self:
         """Give the worker itself."""
@@ -153,6 +158,14 @@ class WorkerProcess:
     ) -> None:
         """End the process."""
         self.end()
+
+
+def tail(log: IO[bytes]) -> str:
+    """Give the last line of what a process said."""
+    log.seek(0, os.SEEK_END)
+    log.seek(max(log.tell() - _TAIL, 0))
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def _is_memory(failure: Failure) -> bool:

@@ -1,5 +1,4 @@
-"""The worker process: `python -m longshore_optimizer.measure.worker`, one JSON request a line, one answer
-a line."""
+"""What a worker process does: one JSON request a line, one answer a line."""
 
 import json
 import os
@@ -168,7 +167,3 @@ def main() -> None:
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("900")
     serve(sys.stdin, answers)
-
-
-if __name__ == "__main__":
-    main()
