@@ -151,8 +151,25 @@ def markdown(name: str, content: Mapping[str, Any], summary: Iterable[str] = ())
             f"| {row['op']} {_number(row['target'])} {row['unit']} | {'yes' if row['holds'] else '**no**'} |"
         )
     lines += ["", "Measured on:", ""]
-    lines += [f"- {key}: {_words(value)}" for key, value in content["environment"].items()]
+    tables = {key: value for key, value in content["environment"].items() if _is_table(value)}
+    lines += [
+        f"- {key}: {_words(value)}" for key, value in content["environment"].items() if key not in tables
+    ]
+    for key, value in tables.items():
+        lines += ["", f"{key.capitalize()}:", "", *_table(value)]
     return "\n".join(lines) + "\n"
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, Mapping) for row in value)
+
+
+def _table(rows: list[Mapping[str, Any]]) -> Iterable[str]:
+    columns = list(rows[0])
+    yield f"| {' | '.join(columns)} |"
+    yield "|" + "---|" * len(columns)
+    for row in rows:
+        yield f"| {' | '.join(_words(row.get(column)) for column in columns)} |"
 
 
 def _words(value: Any) -> str:

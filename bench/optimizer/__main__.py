@@ -2,30 +2,29 @@
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from longshore_optimizer.measure import cpu
 
 from bench.common import RESULTS, Report, Row
 from bench.optimizer.cases import CASES, Case
-from bench.optimizer.runs import Run, kept, measure
+from bench.optimizer.runs import Record, kept, measure, sources
 
 MAKING = 1200.0
 """Seconds for making a model: two are trained first."""
 NOT_RUN = "not measured: left out so far"
 
 
-def rows_of(case: Case, runs: dict[int, Run | str]) -> Iterator[Row]:
+def rows_of(case: Case, records: Sequence[Record], failed: Sequence[str] = ()) -> Iterator[Row]:
     """Give the worst of all seeds for every target of a model."""
-    done = [r for r in runs.values() if isinstance(r, Run)]
-    failed = [r for r in runs.values() if isinstance(r, str)]
     targets = case.targets()
-    if failed or not done:
+    if failed or not records:
         for row in targets.values():
             yield replace(row, note="not measured: " + "; ".join(failed))
         return
-    seeds = "seeds " + ", ".join(map(str, sorted(runs)))
+    done = [r.run for r in records]
+    seeds = "seeds " + ", ".join(str(r.seed) for r in sorted(records, key=lambda r: r.seed))
     against = [r.default for r in done if r.default is not None]
     told = "against the best default that holds the gate"
     if not against:
@@ -45,30 +44,35 @@ def rows_of(case: Case, runs: dict[int, Run | str]) -> Iterator[Row]:
         yield replace(row, value=round(value, 5), note="; ".join(filter(None, (seeds, note))))
 
 
-def stored() -> dict[str, Row]:
-    """Rows of earlier runs, by id."""
+def stored() -> tuple[dict[str, Row], list[Record]]:
+    """Rows of earlier runs, by id, and the runs that they tell of."""
     path = RESULTS / "optimizer.json"
     if not path.exists():
-        return {}
-    rows = json.loads(path.read_text())["rows"]
-    return {
-        r["id"]: Row(r["id"], r["value"], r["unit"], r["op"], r["target"], r.get("note", "")) for r in rows
+        return {}, []
+    content = json.loads(path.read_text())
+    rows = {
+        r["id"]: Row(r["id"], r["value"], r["unit"], r["op"], r["target"], r.get("note", ""))
+        for r in content["rows"]
     }
+    return rows, [Record.of_json(r) for r in content["environment"].get("runs", ())]
 
 
-def report(measured: dict[str, Row]) -> Report:
-    """One row for every target: as measured, as an earlier run measured it, else as not measured."""
-    before = stored()
-    rows = [
-        measured.get(row.id) or before.get(row.id) or replace(row, note=NOT_RUN)
-        for case in CASES
-        for row in case.targets().values()
-    ]
+def report(
+    records: Sequence[Record], failed: Mapping[str, Sequence[str]], before: Mapping[str, Row]
+) -> Report:
+    """One row for every target: as measured, now or by an earlier run, else as not measured."""
+    rows: list[Row] = []
+    for case in CASES:
+        own = [r for r in records if r.case == case.name]
+        if own or failed.get(case.name):
+            rows += rows_of(case, own, failed.get(case.name, ()))
+        else:
+            rows += [before.get(r.id) or replace(r, note=NOT_RUN) for r in case.targets().values()]
     flags = [f for f in cpu.cpu_flags() if f.startswith(("avx", "amx", "fma"))]
     return Report(
         "optimizer",
         tuple(rows),
-        {"cpuFlags": flags, **cpu.versions()},
+        {"cpuFlags": flags, **cpu.versions(), "runs": [r.to_json() for r in sorted(records, key=_place)]},
         (
             "Real models through `longshore optimize`, by the goal that the targets are about: `latency`, or "
             "`size` where they are about products (MACs); the worst of the seeds named counts.",
@@ -78,8 +82,14 @@ def report(measured: dict[str, Row]) -> Report:
             "the factor is the median of the rounds' ratios. "
             "Where the original itself is chosen, the factor is 1 by definition: the file is the same, and "
             "is not timed.",
+            "All seeds of all models take many hours, so runs add up: each is told below, with the state of "
+            "the sources that it is of.",
         ),
     )
+
+
+def _place(record: Record) -> tuple[str, int]:
+    return record.case, record.seed
 
 
 def main() -> None:
@@ -87,23 +97,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0; the worst is reported")
     parser.add_argument(
+        "--seed", type=int, action="append", help="one seed in place of these; may be repeated"
+    )
+    parser.add_argument(
         "--share", type=float, default=0.8, help="budget.time, as a share of the time that a seed may take"
     )
     parser.add_argument("--only", action="append", choices=[c.name for c in CASES], help="may be repeated")
     arguments = parser.parse_args()
-    measured: dict[str, Row] = {}
+    before, found = stored()
+    records = {_place(r): r for r in found}
+    failed: dict[str, list[str]] = {}
     for case in CASES:
         if arguments.only and case.name not in arguments.only:
             continue
-        runs: dict[int, Run | str] = {}
-        for seed in range(arguments.seeds):
+        for seed in arguments.seed or range(arguments.seeds):
             minutes = case.seconds / 60 * arguments.share
             # Making the model, and timing the defaults, comes on top of what the optimizer may take.
             limit = 2 * case.seconds + MAKING
-            runs[seed] = kept(case, seed, minutes) or measure(case, seed, minutes, limit)
-            measured |= {row.id: row for row in rows_of(case, runs)}
-            report(measured).write()
-    report(measured).print()
+            known = records.get((case.name, seed))
+            if known is not None and (known.minutes, known.sources) == (minutes, sources()):
+                continue
+            measured = kept(case, seed, minutes) or measure(case, seed, minutes, limit)
+            if isinstance(measured, Record):
+                records[_place(measured)] = measured
+            else:
+                failed.setdefault(case.name, []).append(measured)
+            report(list(records.values()), failed, before).write()
+    report(list(records.values()), failed, before).print()
 
 
 if __name__ == "__main__":

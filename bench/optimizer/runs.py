@@ -13,7 +13,9 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import longshore_optimizer
 import numpy as np
@@ -44,13 +46,44 @@ class Run:
     seconds: float
 
 
-def kept(case: Case, seed: int, minutes: float) -> Run | None:
+@dataclass(frozen=True)
+class Record:
+    """A run as the results keep it: of which case and seed, with which budget, of which state of the
+    sources."""
+
+    case: str
+    seed: int
+    minutes: float
+    sources: str
+    run: Run
+
+    def to_json(self) -> dict[str, Any]:
+        """Give one flat row."""
+        run = {k: round(v, 5) if isinstance(v, float) else v for k, v in asdict(self.run).items()}
+        return {
+            "case": self.case,
+            "seed": self.seed,
+            "minutes": self.minutes,
+            "sources": self.sources,
+            **run,
+        }
+
+    @classmethod
+    def of_json(cls, row: dict[str, Any]) -> "Record":
+        """Read what `to_json` gave."""
+        run = Run(**{name: row[name] for name in Run.__dataclass_fields__})
+        return cls(row["case"], row["seed"], row["minutes"], row["sources"], run)
+
+
+def kept(case: Case, seed: int, minutes: float) -> Record | None:
     """Give a run that was measured before."""
     path = _path(case, seed, minutes)
-    return Run(**json.loads(path.read_text())) if path.exists() else None
+    if not path.exists():
+        return None
+    return Record(case.name, seed, minutes, sources(), Run(**json.loads(path.read_text())))
 
 
-def measure(case: Case, seed: int, minutes: float, limit: float) -> Run | str:
+def measure(case: Case, seed: int, minutes: float, limit: float) -> Record | str:
     """Run in a process of its own, for at most `limit` seconds; gives a sentence where that fails."""
     command = [sys.executable, "-m", "bench.optimizer.runs", case.name, str(seed), str(minutes)]
     process = subprocess.Popen(command, start_new_session=True)
@@ -63,12 +96,18 @@ def measure(case: Case, seed: int, minutes: float, limit: float) -> Run | str:
     return kept(case, seed, minutes) or f"seed {seed} failed with exit code {code}"
 
 
-def _path(case: Case, seed: int, minutes: float) -> Path:
+@cache
+def sources() -> str:
+    """Name the state of the optimizer's sources, and of this bench's."""
     digest = hashlib.sha256()
     home = Path(longshore_optimizer.__file__).parent
     for source in sorted([*home.rglob("*.py"), *Path(__file__).parent.glob("*.py")]):
         digest.update(source.read_bytes())
-    return CACHE / "runs" / digest.hexdigest()[:12] / f"{case.name}-{seed}-{minutes:g}.json"
+    return digest.hexdigest()[:12]
+
+
+def _path(case: Case, seed: int, minutes: float) -> Path:
+    return CACHE / "runs" / sources() / f"{case.name}-{seed}-{minutes:g}.json"
 
 
 def _write(samples: Samples, folder: Path) -> None:
