@@ -19,9 +19,7 @@ from longshore_optimizer.decide import (
     together,
 )
 from longshore_optimizer.statistics import Drop
-from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts
-from longshore_optimizer.techniques.registry import propose
-from longshore_optimizer.trials import planned, turns
+from longshore_optimizer.techniques.base import Proposal
 
 RULES = Rules(goal=Goal.LATENCY, max_drop=0.01, metric="Accuracy", confidence=0.95)
 
@@ -171,78 +169,3 @@ def test_rounds_of_two_measurements_are_joined_pair_by_pair() -> None:
     half = tuple(n / 2 for n in rounds)
     fast = replace(trial("fast", 5), latency=together(latency(5), Latency(half, half, 5.0, 5.0)))
     assert gain(slow, fast, Goal.LATENCY).estimate == pytest.approx(2.0)
-
-
-def test_what_trains_shares_the_time_with_what_has_had_no_turn() -> None:
-    kinds = (TechniqueName.DISTILLATION, TechniqueName.STRUCTURED_PRUNING, TechniqueName.COMPACT_CONVOLUTION)
-    proposals = [Proposal(f"{kind.value}-{n}", kind, trains=True) for n in (1, 2) for kind in kinds]
-    proposals.append(Proposal("later", TechniqueName.QUANTIZATION_AWARE_TRAINING, after="x", trains=True))
-    parts = [
-        turns(proposals, [Trial(p) for p in proposals[:number]], proposal)
-        for number, proposal in enumerate(proposals[:4])
-    ]
-    assert parts == [4, 3, 2, 2]
-    alone = proposals[:1]
-    assert turns(alone, [], alone[0]) == 2
-    further = Proposal("further", kinds[0], after=alone[0].name, trains=True)
-    assert turns([*alone, further], [Trial(alone[0])], further) == 1, "all that is left is its"
-    assert turns([*proposals, further], [Trial(alone[0])], further) == 3, "but what has had no turn"
-
-
-def order(bounds: dict[str, float], goal: Goal = Goal.LATENCY, *, training: bool = False) -> list[str]:
-    """What is tried, in order, where every candidate has the bound that `bounds` gives it, else none lost."""
-    facts = ModelFacts(17, {"Conv": 3, "MatMul": 3}, 1 << 20, (), ())
-    target = TargetFacts(calibration=True, training=training, goal=goal)
-    proposals, _ = propose([TechniqueName.AUTO], facts, target)
-    tried: list[Trial] = []
-    for proposal in planned(proposals, tried, replace(RULES, goal=goal)):
-        tried.append(Trial(proposal, drop=Drop(0.0, bounds.get(proposal.name, 0.0))))  # noqa: PERF401 - read by planned
-    return [t.proposal.name for t in tried]
-
-
-def test_what_has_nothing_to_do_in_a_model_leaves_its_turn_to_the_next_of_its_technique() -> None:
-    kinds = (TechniqueName.DISTILLATION, TechniqueName.LOW_RANK)
-    proposals = [Proposal(f"{kind}-{i}", kind) for i in range(3) for kind in kinds]
-    tried: list[Trial] = []
-    for proposal in planned(tuple(proposals), tried, RULES):
-        skipped = proposal.name == f"{kinds[0]}-0"
-        tried.append(Trial(proposal, verdict=Verdict.SKIPPED if skipped else None))
-    numbers = [(t.proposal.technique, t.proposal.name[-1]) for t in tried]
-    first, second = kinds
-    assert numbers == [(first, "0"), (first, "1"), (second, "0"), (second, "1"), (first, "2"), (second, "2")]
-
-
-def test_what_mends_static_quantization_comes_before_the_second_choices() -> None:
-    names = order({"static-int8": 0.3})
-    assert (
-        names.index("low-rank-99.99")
-        < names.index("static-int8-mixed-without-50")
-        < names.index("low-rank-99.5")
-    )
-    assert names.index("static-int8-mixed-without-50") < names.index("static-int8-percentile")
-    # One that mended it is enough: leaving out more layers is slower.
-    assert "static-int8-mixed-without-75" not in names
-    assert names.index("shared-256") > names.index("static-int8-signed")
-    worse = order({"static-int8": 0.3, "static-int8-mixed-without-50": 0.2})
-    assert worse.index("static-int8-mixed-without-75") == worse.index("static-int8-mixed-without-50") + 1
-    assert "static-int8-mixed-without-90" not in worse
-
-
-def test_nothing_is_mended_that_passes_the_gate_and_bytes_come_first_where_they_are_the_goal() -> None:
-    names = order({}, Goal.SIZE)
-    assert not any("without" in name for name in names)
-    assert names.index("shared-256") < names.index("static-int8-signed")
-    assert len(names) == len(set(names))
-
-
-def test_students_that_failed_are_taught_on_the_nearest_to_the_gate_first() -> None:
-    structured, distilled = "structured-trained-55-polynomial", "distilled-shallow-75"
-    passed = order({}, training=True)
-    assert not any("further" in name for name in passed)
-    names = order({f"{structured}-int8": 0.3, f"{distilled}-int8": 0.2, "static-int8": 0.3}, training=True)
-    turns = [f"{distilled}-int8-further", f"{structured}-int8-further"]
-    assert [n for n in names if "further" in n] == turns
-    places = [names.index(n) for n in ("static-int8-mixed-without-50", *turns, structured)]
-    assert places == sorted(places), "what costs no training comes before, another student after"
-    worse = order({f"{structured}-int8": 0.3, f"{structured}-int8-further": 0.1}, training=True)
-    assert worse.index(f"{structured}-further") == worse.index(f"{structured}-int8-further") + 1

@@ -16,7 +16,7 @@ from longshore_optimizer.techniques.base import ModelFacts, TargetFacts
 from longshore_optimizer.techniques.prepare import prepare
 from longshore_optimizer.techniques.registry import TECHNIQUES, propose
 from longshore_optimizer.techniques.torch_graph import TorchGraph, answers
-from longshore_optimizer.trials import planned
+from longshore_optimizer.turns import planned
 from onnx import numpy_helper
 
 from tests.optimizer.conftest import mlp

@@ -223,6 +223,7 @@ class Bench:
         _check_shapes({k: v[:_SMOKE_SAMPLES] for k, v in self._reference.items()}, values)
         timed = worker.ask(Timed, self._timeout(), operation="time", seconds=0.1, **self._feeds())
         p50 = float(np.median(timed.latencies_ms))
+        trial = replace(trial, rough_ms=p50)
         predicted, values = self._predict(worker, name, self._data)
         if self._data is not None and predicted.nan_outputs:
             return refuse(trial, f"its output {predicted.nan_outputs[0]!r} holds NaN", Verdict.FAILED)

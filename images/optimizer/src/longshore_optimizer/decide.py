@@ -47,6 +47,8 @@ class Trial:
     latency: Latency | None = None
     verdict: Verdict | None = None
     reason: str = ""
+    rough_ms: float | None = None
+    """Median latency of a short run, with all threads: enough to tell where it is worth going on."""
 
     @property
     def alive(self) -> bool:

@@ -1,21 +1,20 @@
 """Tries candidates in the order that a budget wants, or takes what other workers found, and times them."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from longshore.api.optimize import Goal
 from longshore.artifact.manifest import Verdict
 
 from longshore_optimizer import modeldir
 from longshore_optimizer.candidates import Bench
-from longshore_optimizer.decide import Rules, Trial, gate, refuse
+from longshore_optimizer.decide import Rules, Trial, refuse
 from longshore_optimizer.ledger import known_of
 from longshore_optimizer.measure.latency import rescale
 from longshore_optimizer.parallel import Publisher, Row, Share, Timing, gather, parts, trials_of
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
 from longshore_optimizer.techniques.base import Proposal
+from longshore_optimizer.turns import planned, turns
 
 Left = Callable[[], float]
 """Tells the seconds that are left of the budget."""
@@ -181,60 +180,3 @@ class Found:
     original: Trial
     trials: list[Trial]
     notes: tuple[str, ...] = field(default=())
-
-
-def turns(proposals: Sequence[Proposal], tried: Sequence[Trial], proposal: Proposal) -> int:
-    """Into how many parts the time left is split where a candidate trains: this one's, one for the first of
-    each technique that trains too and has had no turn, and one for all the others.
-
-    A student that is taught on leaves nothing to others: they have had their turn, or are farther from the
-    gate.
-    """
-    makers = {p.name: p.technique for p in proposals}
-    goes_on = makers.get(proposal.after or "") is proposal.technique
-    had = {t.proposal.technique for t in tried} | {proposal.technique}
-    waiting = {p.technique for p in proposals if p.trains and p.after is None} - had
-    return 1 + (not goes_on) + len(waiting)
-
-
-def planned(proposals: tuple[Proposal, ...], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:
-    """Give the proposals in an order in which a budget that ends early has seen the most promising.
-
-    The first of each technique that has something to do in this model; what the same technique mends of
-    those that failed the gate (it keeps most of the gain; what costs no training first, then students nearest
-    to the gate); the others; what else mends; and last what only saves bytes, unless bytes are the goal.
-    """
-    plain = [p for p in proposals if p.after is None]
-    late = [p for p in plain if p.size_only and rules.goal is not Goal.SIZE]
-    leading = list({p.technique: p for p in reversed(plain) if p not in late}.values())
-    first: list[Proposal] = []
-    for leader in (p for p in plain if p in leading):
-        for proposal in (p for p in plain if p.technique is leader.technique and p not in late):
-            first.append(proposal)
-            yield proposal
-            if not any(t.proposal.name == proposal.name and t.verdict is Verdict.SKIPPED for t in tried):
-                break
-    makers = {p.name: p.technique for p in plain}
-    own = [p for p in proposals if p.after is not None and makers.get(p.after) is p.technique]
-    bounds = {t.proposal.name: t.drop.upper for t in tried if t.drop is not None}
-    own.sort(key=lambda p: (p.trains, bounds.get(p.after or "", math.inf) if p.trains else 0.0))
-    yield from _mending(own, tried, rules)
-    yield from (p for p in plain if p not in first and p not in late)
-    others = [p for p in proposals if p.after is not None and p not in own]
-    yield from _mending(others, tried, rules)
-    yield from late
-
-
-def _mending(proposals: list[Proposal], tried: list[Trial], rules: Rules) -> Iterator[Proposal]:
-    """Give what mends a candidate that failed the gate, until one of its technique has mended it."""
-    for proposal in proposals:
-        broken = next((t for t in tried if t.proposal.name == proposal.after), None)
-        if rules.max_drop is None or broken is None or not broken.alive or gate(broken, rules).alive:
-            continue
-        before = [
-            t
-            for t in tried
-            if t.proposal.after == proposal.after and t.proposal.technique is proposal.technique
-        ]
-        if not any(t.alive and gate(t, rules).alive for t in before):
-            yield proposal
