@@ -59,14 +59,9 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Give one flat row."""
-        run = {k: round(v, 5) if isinstance(v, float) else v for k, v in asdict(self.run).items()}
-        return {
-            "case": self.case,
-            "seed": self.seed,
-            "minutes": self.minutes,
-            "sources": self.sources,
-            **run,
-        }
+        row = asdict(self)
+        run = row.pop("run")
+        return row | {k: round(v, 5) if isinstance(v, float) else v for k, v in run.items()}
 
     @classmethod
     def of_json(cls, row: dict[str, Any]) -> "Record":

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from longshore_optimizer.errors import Reason
 from longshore_optimizer.measure.cpu import usable_cores
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
 from longshore_optimizer.measure.protocol import Loaded, Timed
 from longshore_optimizer.measure.workers import Workers
+from longshore_optimizer.pipeline import worker_problem
 
 from tests.optimizer.conftest import mlp
 
@@ -124,5 +126,9 @@ def test_a_worker_whose_module_cannot_be_imported_says_why(workers: Workers, mod
 def test_a_python_without_what_workers_need_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "numpy.py").write_text("raise ImportError('numpy is broken here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with Workers(CORES) as workers, pytest.raises(WorkerError, match="died: ImportError"):
+    with Workers(CORES) as workers, pytest.raises(WorkerError, match="died: ImportError") as caught:
         workers.start()
+    problem = worker_problem(caught.value)
+    assert problem.reason is Reason.INTERNAL_ERROR
+    assert "ImportError" in problem.message
+    assert "install longshore-optimizer again" in problem.message

@@ -136,6 +136,14 @@ def worker_problem(error: WorkerError) -> Problem:
         return Problem(
             Reason.DEADLINE_EXCEEDED, "running the model took too long: give the Job more CPU or less data"
         )
+    if error.kind == "NotStarted":
+        # Neither the model nor the data had a part in it.
+        return Problem(
+            Reason.INTERNAL_ERROR,
+            f"no process could be started to run the model in ({text}): try again with more memory and more "
+            "processes allowed; where that does not help, install longshore-optimizer again",
+            retryable=True,
+        )
     return Problem(
         Reason.INFERENCE_FAILED,
         f"the model fails on the data: {text}; check that the data is what the model takes",

@@ -36,7 +36,7 @@ class WorkerError(Exception):
     """A worker answered with an error, died, or ran out of time; `kind` tells which."""
 
     def __init__(self, message: str, kind: str) -> None:
-        """Keep message and kind: an exception's name, `Died`, `OutOfMemory` or `Timeout`."""
+        """Keep message and kind: an exception's name, `Died`, `NotStarted`, `OutOfMemory` or `Timeout`."""
         super().__init__(message)
         self.kind = kind
 

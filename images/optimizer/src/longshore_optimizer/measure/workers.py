@@ -63,10 +63,12 @@ class Workers:
             answer = self._ask(
                 server, (theirs_in, theirs_out, log.fileno()), operation="start", module=module
             )
-        except BaseException:
+        except BaseException as error:
             os.close(ours_in)
             os.close(ours_out)
             log.close()
+            if isinstance(error, WorkerError) and error.kind == "Died":
+                raise WorkerError(str(error), "NotStarted") from error
             raise
         finally:
             os.close(theirs_in)
