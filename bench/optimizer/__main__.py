@@ -2,46 +2,18 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from longshore_optimizer.measure import cpu
 
 from bench.common import RESULTS, Report, Row
-from bench.optimizer.cases import CASES, Case
+from bench.optimizer.cases import CASES
+from bench.optimizer.rows import NOT_RUN, rows_of
 from bench.optimizer.runs import Record, kept, measure, sources
 
 MAKING = 1200.0
 """Seconds for making a model: two are trained first."""
-NOT_RUN = "not measured: left out so far"
-
-
-def rows_of(case: Case, records: Sequence[Record], failed: Sequence[str] = ()) -> Iterator[Row]:
-    """Give the worst of all seeds for every target of a model."""
-    targets = case.targets()
-    if failed or not records:
-        for row in targets.values():
-            yield replace(row, note="not measured: " + "; ".join(failed))
-        return
-    done = [r.run for r in records]
-    seeds = "seeds " + ", ".join(str(r.seed) for r in sorted(records, key=lambda r: r.seed))
-    against = [r.default for r in done if r.default is not None]
-    told = "against the best default that holds the gate"
-    if not against:
-        # Where no default holds the gate, the original is what a careful user would serve.
-        against, told = [r.speed for r in done], "no default holds the gate: against the original"
-    chosen = f"chosen: {', '.join(sorted({r.chosen for r in done}))}"
-    worst = {
-        "speed": (min(r.speed for r in done), chosen),
-        "drop": (max(r.drop for r in done), ""),
-        "time": (max(r.seconds for r in done), ""),
-        "over-defaults": (min(against), told),
-        "size": (min(r.size for r in done), ""),
-        "macs": (min(r.products for r in done), chosen),
-    }
-    for key, row in targets.items():
-        value, note = worst[key]
-        yield replace(row, value=round(value, 5), note="; ".join(filter(None, (seeds, note))))
 
 
 def stored() -> tuple[dict[str, Row], list[Record]]:
@@ -83,13 +55,15 @@ def report(
             "Where the original itself is chosen, the factor is 1 by definition: the file is the same, and "
             "is not timed.",
             "All seeds of all models take many hours, so runs add up: each is told below, with the state of "
-            "the sources that it is of.",
+            "the sources that it is of. Brief runs, with less than a third of the time that a model may "
+            "take, time no defaults and count only for the rows `never-...`, for which all runs count.",
         ),
     )
 
 
-def _place(record: Record) -> tuple[str, int]:
-    return record.case, record.seed
+def _place(record: Record) -> tuple[str, int, bool]:
+    (case,) = (c for c in CASES if c.name == record.case)
+    return record.case, record.seed, case.brief(record.minutes)
 
 
 def main() -> None:
@@ -114,7 +88,7 @@ def main() -> None:
             minutes = case.seconds / 60 * arguments.share
             # Making the model, and timing the defaults, comes on top of what the optimizer may take.
             limit = 2 * case.seconds + MAKING
-            known = records.get((case.name, seed))
+            known = records.get((case.name, seed, case.brief(minutes)))
             if known is not None and (known.minutes, known.sources) == (minutes, sources()):
                 continue
             measured = kept(case, seed, minutes) or measure(case, seed, minutes, limit)

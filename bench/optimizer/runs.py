@@ -34,7 +34,8 @@ from bench.optimizer.packages import CACHE
 class Run:
     """What one seed gave: factors over the original and over the best default that holds the gate.
 
-    `default` is None where no default holds the gate; `seconds` is what `longshore optimize` took.
+    `default` is None where no default holds the gate, or in a brief run, which times none; `seconds` is
+    what `longshore optimize` took.
     """
 
     chosen: str
@@ -146,7 +147,7 @@ def _run(case: Case, seed: int, minutes: float) -> Run:
         _write(samples, folder)
         model, chosen = samples.model, folder / "out" / "model.onnx"
         manifest, elapsed = _optimize(case, model, seed, minutes, folder)
-        made = defaults.build(model, folder / "calibration.npz", folder)
+        made = {} if case.brief(minutes) else defaults.build(model, folder / "calibration.npz", folder)
         changed = None if manifest.chosen == ORIGINAL else chosen
         faster, uppers = defaults.compare(
             model, changed, made, folder / "evaluation.npz", case.metric, cpu.usable_cores(), seed
