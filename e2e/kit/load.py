@@ -52,6 +52,14 @@ class Load:
         """Answers and failures so far."""
         return sum(self.outcomes.values())
 
+    @property
+    def in_a_row(self) -> int:
+        """How many of the latest were answered with 200, none between them otherwise."""
+        outcomes = [outcome for _, outcome in self.times]
+        return next(
+            (count for count, outcome in enumerate(reversed(outcomes)) if outcome != "200"), len(outcomes)
+        )
+
     async def _run(self, address: str) -> None:
         # Reading the certificate authorities anew for each client would cost more than the requests.
         self._tls = ssl.create_default_context()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import httpx
@@ -21,14 +22,15 @@ Push = Callable[..., str]
 GOOD = classifier(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
 ROW = {"x": np.eye(4, dtype=np.float32)[:1]}
 SMALL = {"requests": {"cpu": "50m", "memory": "128Mi"}}
-LOW, HIGH = 5.0, 55.0
+LOW, HIGH = 2.0, 22.0
+"""Requests a second, few enough that the client keeps its rate on a busy machine of two cores."""
 OBJECTIVE = 1.0
 PROFILE = {
     "min": 1,
     "max": 3,
     "stableWindow": "10s",
     "metrics": [
-        {"type": "RequestsPerSecond", "target": 20},
+        {"type": "RequestsPerSecond", "target": 8},
         {"type": "Latency", "duration": f"{OBJECTIVE * 1000:.0f}ms"},
     ],
 }
@@ -40,6 +42,14 @@ def ready(model: ModelDeployment) -> int:
     """Give the pods that answer."""
     found: int = model.read()["status"]["stable"]["readyReplicas"]
     return found
+
+
+def has(model: ModelDeployment, pods: int, load: Load) -> bool:
+    """Tell whether so many pods answer; fails with what is known if not."""
+    found = ready(model)
+    why = model.condition("Scaled").get("message")
+    assert found == pods, f"{found} pods answer after {load.sent} requests, as of {why!r}"
+    return True
 
 
 def decisions(model: ModelDeployment, kube: Kube) -> list[tuple[int, int]]:
@@ -67,11 +77,11 @@ def test_a_model_follows_a_load_profile_within_its_objective(deployment: New, pu
     model.apply(spec)
     model.wait_ready()
     loads = []
-    for rate, pods, seconds in ((LOW, 1, 10), (HIGH, 3, 60), (LOW, 1, 90)):
+    for rate, pods, seconds in ((LOW, 1, 20), (HIGH, 3, 120), (LOW, 1, 120)):
         with Load(model, ROW, rate=rate) as load:
             loads.append(load)
-            eventually(lambda n=pods: ready(model) == n, f"{pods} pods at {rate:g} rps", seconds)  # type: ignore[misc]
-            eventually(lambda seen=load, least=5 * rate: seen.sent >= least, f"load of {rate:g} rps", 20)  # type: ignore[misc]
+            eventually(partial(has, model, pods, load), f"{pods} pods at {rate:g} rps", seconds)
+            eventually(partial(_sent, load, 5 * rate), f"load of {rate:g} rps", 20)
             if pods > 1:
                 assert f"-> {pods}: " in model.condition("Scaled")["message"]
     assert not [failure for load in loads for failure in load.failures]
@@ -81,6 +91,10 @@ def test_a_model_follows_a_load_profile_within_its_objective(deployment: New, pu
     assert steps[0][0] == steps[-1][1] == 1
     assert max(to for _, to in steps) == 3
     assert all(before[1] == after[0] for before, after in pairwise(steps)), steps
+
+
+def _sent(load: Load, least: float) -> bool:
+    return load.sent >= least
 
 
 def _in_force(kube: Kube, model: ModelDeployment) -> bool:
