@@ -247,7 +247,7 @@ def rows(runs: list[Run], large: list[Run], prototyped: list[float]) -> tuple[Ro
         ),
         Row(
             "operator-cpu-over-prototype",
-            median(r.cpu for r in runs) / median(prototyped),
+            median(r.cpu / seconds for r, seconds in zip(runs, prototyped, strict=True)),
             "ratio",
             "<=",
             round(CPU_SECONDS / PROTOTYPE_SECONDS, 2),
@@ -305,8 +305,11 @@ def main() -> None:
         def run(count: int, rest: float) -> Run:
             return _show(asyncio.run(measure(kubeconfig, count, given.log, rest)))
 
-        runs = [run(given.models, given.rest if turn == 0 else 0) for turn in range(given.repeats)]
-        prototyped = [asyncio.run(yardstick(kubeconfig, given.models)) for _ in range(given.repeats)]
+        runs, prototyped = [], []
+        for turn in range(given.repeats):
+            # In turns, so that a busy spell of the machine hits both.
+            runs.append(run(given.models, given.rest if turn == 0 else 0))
+            prototyped.append(asyncio.run(yardstick(kubeconfig, given.models)))
         heard = asyncio.run(floor(kubeconfig, given.models, given.log))
         large = [run(given.large, given.rest)] if given.large else []
     report = Report(
