@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from longshore_server import cgroup, compression, onnxfile
+from longshore_server.artifact import locate
 from longshore_server.dtypes import bf16_to_float, float_to_bf16, pack_bytes, unpack_bytes
 from longshore_server.errors import RequestError
 from longshore_server.sizing import Measured, Sizing, choose
 from longshore_server.tracing import parse_traceparent
+
+from tests.server import models
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,40 @@ from longshore_server.tracing import parse_traceparent
 )
 def test_sizing(processors: float, measured: Measured | None, wanted: Sizing, expected: Sizing) -> None:
     assert choose(processors, 1 << 20, None, measured, wanted) == expected
+
+
+@pytest.mark.parametrize(
+    ("processors", "measured", "expected"),
+    [
+        (2.0, Measured(0.004, 0.002), Sizing(1, 2)),
+        (2.0, Measured(0.004, 0.004), Sizing(2, 1)),
+        (4.0, Measured(0.004, 0.001), Sizing(4, 1)),
+    ],
+)
+def test_what_was_timed_with_all_threads_keeps_them_where_it_gains(
+    processors: float, measured: Measured, expected: Sizing
+) -> None:
+    assert choose(processors, 1 << 20, None, measured, Sizing(0, 0), timed_threads=2) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ('{"threads": 2}', 2),
+        ('{"threads": null}', 0),
+        ('{"threads": "2"}', 0),
+        ("{}", 0),
+        ("[]", 0),
+        ("null", 0),
+    ],
+)
+def test_the_manifest_tells_the_threads_that_were_timed(
+    tmp_path: Path, environment: str, expected: int
+) -> None:
+    models.mlp(tmp_path)
+    (tmp_path / "manifest.json").write_text(f'{{"chosen": "static-int8", "environment": {environment}}}')
+    found = locate(tmp_path)
+    assert (found.chosen, found.timed_threads) == ("static-int8", expected)
 
 
 def test_a_model_that_fills_the_memory_is_not_loaded_once_for_each_processor() -> None:

@@ -28,12 +28,13 @@ CONFIDENCE = 0.95
 @dataclass(frozen=True)
 class Latency:
     """One model's latencies in ms: over all runs p50 and p95; one median and one CPU time a run of every
-    round."""
+    round. `threads` it was timed with, where that is known."""
 
     rounds: tuple[float, ...]
     cpu_rounds: tuple[float, ...]
     p50: float
     p95: float
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ def together(first: Latency, second: Latency) -> Latency:
         first.cpu_rounds + second.cpu_rounds,
         share * first.p50 + (1 - share) * second.p50,
         share * first.p95 + (1 - share) * second.p95,
+        first.threads,
     )
 
 

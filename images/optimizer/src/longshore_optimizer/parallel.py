@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -80,15 +80,16 @@ class Timing(Wire):
     cpu_rounds: tuple[float, ...]
     p50: float
     p95: float
+    threads: int | None = None
 
     @classmethod
     def of(cls, latency: Latency) -> "Timing":
         """Take a latency."""
-        return cls(rounds=latency.rounds, cpu_rounds=latency.cpu_rounds, p50=latency.p50, p95=latency.p95)
+        return cls(**asdict(latency))
 
     def latency(self) -> Latency:
         """Give the latency."""
-        return Latency(self.rounds, self.cpu_rounds, self.p50, self.p95)
+        return Latency(self.rounds, self.cpu_rounds, self.p50, self.p95, self.threads)
 
 
 class Row(Wire):

@@ -123,7 +123,11 @@ def manifest_of(result: Result) -> Manifest:
         goal=request.goal.value if request.optimize else None,
         candidates=tuple(rows),
         environment=Environment(
-            cpu_flags=cpu.cpu_flags(), versions=cpu.versions(), seed=request.seed, cpus=request.cores.limit
+            cpu_flags=cpu.cpu_flags(),
+            versions=cpu.versions(),
+            seed=request.seed,
+            cpus=request.cores.limit,
+            threads=result.original.latency.threads if result.original.latency else None,
         ),
         key=request.key,
         conversion=Conversion.model_validate(result.conversion.model_dump()) if result.conversion else None,

@@ -35,13 +35,15 @@ class CascadeFile:
 class Artifact:
     """What is served: one ONNX file, or a cascade of two.
 
-    `chosen` is the optimizer's candidate, if known; `samples` the requests that it recorded, if it did.
+    `chosen` is the optimizer's candidate, if known; `samples` the requests that it recorded, if it did;
+    `timed_threads` are those that it timed the original with, 0 if unknown.
     """
 
     model: Path
     cascade: CascadeFile | None = None
     chosen: str = ""
     samples: Path | None = None
+    timed_threads: int = 0
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -61,7 +63,8 @@ def locate(path: Path) -> Artifact:
         cascade = _read_cascade(path)
         artifact = Artifact(cascade.small, cascade, samples=_samples(path))
     else:
-        artifact = Artifact(_only_model(path), chosen=_chosen(path), samples=_samples(path))
+        chosen, timed_threads = _of_manifest(path)
+        artifact = Artifact(_only_model(path), None, chosen, _samples(path), timed_threads)
     for file in artifact.files:
         check(file)
     return artifact
@@ -155,12 +158,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _chosen(directory: Path) -> str:
-    manifest = directory / MANIFEST_FILE
-    if not manifest.is_file():
-        return ""
-    chosen = _read_json(manifest).get("chosen")
-    return chosen if isinstance(chosen, str) else ""
+def _of_manifest(directory: Path) -> tuple[str, int]:
+    file = directory / MANIFEST_FILE
+    if not file.is_file():
+        return "", 0
+    manifest = _read_json(file)
+    chosen, environment = manifest.get("chosen"), manifest.get("environment")
+    threads = environment.get("threads") if isinstance(environment, dict) else None
+    return chosen if isinstance(chosen, str) else "", threads if isinstance(threads, int) else 0
 
 
 def _samples(directory: Path) -> Path | None:

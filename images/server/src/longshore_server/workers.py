@@ -58,7 +58,7 @@ def _size(settings: Settings, artifact: Artifact) -> Sizing:
     if sizing.needs_measurement(processors, held, settings):
         measured = sizing.measure_in_child(artifact, settings.providers, int(processors))
     wanted = Sizing(settings.workers, settings.threads)
-    chosen = sizing.choose(processors, held, cgroup.memory_limit(), measured, wanted)
+    chosen = sizing.choose(processors, held, cgroup.memory_limit(), measured, wanted, artifact.timed_threads)
     _log.info(
         "sized",
         extra={"fields": {"workers": chosen.workers, "threads": chosen.threads, "processors": processors}},

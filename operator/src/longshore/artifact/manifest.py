@@ -74,6 +74,11 @@ class Environment(Wire):
     versions: dict[str, str] = Field(default_factory=dict)
     seed: int = 0
     cpus: float | None = Field(default=None, description="CPU limit in cores that the measurement ran under")
+    threads: int | None = Field(
+        default=None,
+        description="threads that the original was timed with; on as many processors, the server gives them "
+        "to what was made of it, too",
+    )
 
 
 class Conversion(Wire):

@@ -1,6 +1,5 @@
 """Times models within this process: rougher than fresh ones, for searches that judge hundreds of models."""
 
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,12 @@ _MOST_RUNS = 200
 Feeds = Sequence[dict[str, Any]]
 
 
-def open_as_served(path: Path, available: int, feeds: Feeds) -> Any:
-    """Open a model with the threads, of those available, that the server would give it, and warm it up."""
+def open_as_served(path: Path, available: int, feeds: Feeds, small: float) -> Any:
+    """Open a model with the threads, of those available, that the server would give it, and warm it up.
+
+    One that runs in less than `small` seconds is small: `threads.border` of the original, for what is made of
+    one.
+    """
     sessions: dict[int, Any] = {}
 
     def opened(count: int) -> Any:
@@ -26,10 +29,15 @@ def open_as_served(path: Path, available: int, feeds: Feeds) -> Any:
         return session
 
     def run(count: int) -> float:
-        return statistics.median(latencies(opened(count), feeds)) / 1000
+        return min(latencies(sessions.get(count) or opened(count), feeds)) / 1000
 
-    chosen = threads.served(available, path.stat().st_size, run)
+    chosen = threads.served(available, path.stat().st_size, run, small)
     return sessions.get(chosen) or opened(chosen)
+
+
+def threads_of(session: Any) -> int:
+    """Give the threads that a session was opened with."""
+    return int(session.get_session_options().intra_op_num_threads)
 
 
 def latencies(session: Any, feeds: Feeds, seconds: float = 0.05) -> list[float]:

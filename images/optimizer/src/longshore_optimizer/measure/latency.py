@@ -24,6 +24,10 @@ _BLOCK_MOST = 1.5
 _RUNS_A_BLOCK = 8
 _SLOW_SECONDS = 0.3
 _LEAST_ROUNDS = 6
+_TRIED_SECONDS = 0.1
+_TRIED_RUNS = 3
+"""How long a number of threads is tried."""
+
 _START_SECONDS = 1.0
 """Starting a process, loading a model into it, and finding how many threads it gets."""
 
@@ -114,7 +118,7 @@ def rescale(value: Latency, base: Latency, reference: Latency) -> Latency:
     rounds = tuple(reference.rounds[i] * value.rounds[i] / base.rounds[i] for i in range(count))
     cpu = tuple(reference.cpu_rounds[i] * value.cpu_rounds[i] / base.cpu_rounds[i] for i in range(count))
     factor = reference.p50 / base.p50
-    return Latency(rounds, cpu, value.p50 * factor, value.p95 * factor)
+    return Latency(rounds, cpu, value.p50 * factor, value.p95 * factor, value.threads)
 
 
 def _time_group(
@@ -137,14 +141,18 @@ def _time_group(
         running: dict[str, WorkerProcess] = {}
         block: dict[str, float] = {}
         least: dict[str, int] = {}
-        for name, path in models.items():
+        threads_of: dict[str, int] = {}
+        small = threads.SMALL_RUN_SECONDS
+        for name in sorted(models, key=lambda name: name != original):
             try:
                 worker = stack.enter_context(workers.start())
-                run = _loaded_as_served(worker, path, workers.cores.threads, request)
+                count, run = _loaded_as_served(worker, models[name], workers.cores.threads, request, small)
             except WorkerError as error:
                 failed[name] = error
                 continue
-            running[name] = worker
+            if name == original:
+                small = threads.border(count)
+            running[name], threads_of[name] = worker, count
             least[name] = 3 if run < _SLOW_SECONDS else 1
             block[name] = block_seconds(run)
             latencies[name], rounds[name], cpu[name] = [], [], []
@@ -186,28 +194,32 @@ def _time_group(
             tuple(cpu[name]),
             float(np.percentile(values, 50)),
             float(np.percentile(values, 95)),
+            threads_of[name],
         )
     return result
 
 
 def _loaded_as_served(
-    worker: WorkerProcess, path: Path, available: int, request: Mapping[str, object]
-) -> float:
-    """Load a model with the threads that the server would give it; gives the seconds of one run."""
+    worker: WorkerProcess, path: Path, available: int, request: Mapping[str, object], small: float
+) -> tuple[int, float]:
+    """Load a model with the threads that the server would give it; gives them and the seconds of one run."""
     runs: dict[int, float] = {}
+    loaded = 0
 
     def load(count: int) -> None:
-        worker.ask(Loaded, 300, operation="load", model=str(path), threads=count)
+        nonlocal loaded
+        if count != loaded:
+            worker.ask(Loaded, 300, operation="load", model=str(path), threads=count)
+            loaded = count
 
     def run(count: int) -> float:
         load(count)
-        first = worker.ask(Timed, 300, operation="time", seconds=0.02, least=3, **request)
+        first = worker.ask(Timed, 300, operation="time", seconds=_TRIED_SECONDS, least=_TRIED_RUNS, **request)
         runs[count] = statistics.median(first.latencies_ms) / 1000
-        return runs[count]
+        return min(first.latencies_ms) / 1000
 
-    chosen = threads.served(available, path.stat().st_size, run)
+    chosen = threads.served(available, path.stat().st_size, run, small)
     if chosen not in runs:
-        return run(chosen)
-    if chosen != list(runs)[-1]:
-        load(chosen)
-    return runs[chosen]
+        run(chosen)
+    load(chosen)
+    return chosen, runs[chosen]

@@ -18,7 +18,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from longshore_optimizer.data import batches, read
-from longshore_optimizer.measure.in_process import latencies, open_as_served
+from longshore_optimizer.measure import threads
+from longshore_optimizer.measure.in_process import latencies, open_as_served, threads_of
 from longshore_optimizer.measure.session import open_session, tensor_specs
 from longshore_optimizer.techniques import architecture_space, onnxfile, training
 from longshore_optimizer.techniques.architecture_policy import PolicySampler, reward
@@ -67,6 +68,8 @@ class Examiner:
         session = open_session(model, lesson.threads)
         inputs = tensor_specs(session.get_inputs())
         self._feeds = [b.feeds for b in batches(read(data, "calibration", inputs).head(8), inputs)]
+        original = open_as_served(model, lesson.threads, self._feeds, threads.SMALL_RUN_SECONDS)
+        self._small = threads.border(threads_of(original))
 
     def examine(self, point: Point, scratch: Path) -> tuple[float, float, float]:
         """Give drop, p95 in ms and bytes; raises what building, training or running raises."""
@@ -96,7 +99,7 @@ class Examiner:
 
     def _p95(self, model: onnx.ModelProto, path: Path) -> float:
         onnxfile.save(model, path)
-        session = open_as_served(path, self._lesson.threads, self._feeds)
+        session = open_as_served(path, self._lesson.threads, self._feeds, self._small)
         path.unlink()
         return statistics.quantiles(latencies(session, self._feeds, _TIMED_SECONDS), n=20)[-1]
 

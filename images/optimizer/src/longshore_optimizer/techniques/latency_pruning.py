@@ -11,7 +11,8 @@ import onnx
 from numpy.typing import NDArray
 
 from longshore_optimizer.data import batches, read
-from longshore_optimizer.measure.in_process import latencies, open_as_served
+from longshore_optimizer.measure import threads
+from longshore_optimizer.measure.in_process import latencies, open_as_served, threads_of
 from longshore_optimizer.measure.session import open_session, tensor_specs
 from longshore_optimizer.techniques import onnxfile
 from longshore_optimizer.techniques.base import Work
@@ -39,6 +40,9 @@ class Referee:
         self._inputs = tensor_specs(session.get_inputs())
         data = read(Path(str(work.calibration)), "calibration", self._inputs).head(_JUDGED)
         self._feeds = [b.feeds for b in batches(data, self._inputs)]
+        feeds = self._feeds[:_TIMED]
+        original = open_as_served(work.model, work.threads, feeds, threads.SMALL_RUN_SECONDS)
+        self._small = threads.border(threads_of(original))
         self._expected = self._answers(session)
 
     def _answers(self, session: Any) -> NDArray[np.float64]:
@@ -51,7 +55,7 @@ class Referee:
     def __call__(self, model: onnx.ModelProto) -> tuple[float, float]:
         """Give p95 in ms and the squared error relative to the original's answers."""
         onnxfile.save(model, self._path)
-        session = open_as_served(self._path, self._threads, self._feeds[:_TIMED])
+        session = open_as_served(self._path, self._threads, self._feeds[:_TIMED], self._small)
         self._path.unlink()
         answers = self._answers(session)
         comparable = answers.shape == self._expected.shape
