@@ -62,6 +62,7 @@ def test_candidates_keep_the_threads_of_their_original(
 ) -> None:
     large, small = _products(tmp_path / "large.onnx", 60), _products(tmp_path / "small.onnx", 1)
     monkeypatch.setattr(threads, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(latency, "ROUNDS", 1)
     cores = tuple(sorted(os.sched_getaffinity(0))[:2])
 
     def timed(**models: Path) -> dict[str, int | None]:
