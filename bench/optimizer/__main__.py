@@ -85,7 +85,7 @@ def main() -> None:
         if arguments.only and case.name not in arguments.only:
             continue
         for seed in arguments.seed or range(arguments.seeds):
-            minutes = case.seconds / 60 * arguments.share
+            minutes = round(case.seconds / 60 * arguments.share, 2)
             # Making the model, and timing the defaults, comes on top of what the optimizer may take.
             limit = 2 * case.seconds + MAKING
             known = records.get((case.name, seed, case.brief(minutes)))

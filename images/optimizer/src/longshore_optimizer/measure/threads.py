@@ -2,8 +2,8 @@
 
 The server spreads the requests for small models over processes of one thread each
 (`longshore_server.sizing`); a test holds the two rules together. What is made of a model that gets all
-threads keeps them, however small it becomes: else the fastest candidates would lose what they gain as soon as
-they count as small. The manifest tells the server so.
+threads keeps them while it gains by them, however small it becomes: else the fastest candidates would lose
+what they gain as soon as they count as small. The manifest tells the server so.
 """
 
 from collections.abc import Callable
