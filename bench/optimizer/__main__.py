@@ -16,9 +16,14 @@ MAKING = 1200.0
 """Seconds for making a model: two are trained first."""
 
 
+def name(flags: tuple[str, ...]) -> str:
+    """Name of the results: 8 bits gain less without VNNI, so that has a table of its own."""
+    return "optimizer" if cpu.has_vnni(flags) else "optimizer-without-vnni"
+
+
 def stored() -> tuple[dict[str, Row], list[Record]]:
     """Rows of earlier runs, by id, and the runs that they tell of."""
-    path = RESULTS / "optimizer.json"
+    path = RESULTS / f"{name(cpu.cpu_flags())}.json"
     if not path.exists():
         return {}, []
     content = json.loads(path.read_text())
@@ -42,7 +47,7 @@ def report(
             rows += [before.get(r.id) or replace(r, note=NOT_RUN) for r in case.targets().values()]
     flags = [f for f in cpu.cpu_flags() if f.startswith(("avx", "amx", "fma"))]
     return Report(
-        "optimizer",
+        name(cpu.cpu_flags()),
         tuple(rows),
         {"cpuFlags": flags, **cpu.versions(), "runs": [r.to_json() for r in sorted(records, key=_place)]},
         (

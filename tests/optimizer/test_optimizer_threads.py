@@ -25,7 +25,16 @@ SMALL, LARGE = 1 << 20, 600 << 20
 @pytest.mark.parametrize("available", [1, 2, 4])
 @pytest.mark.parametrize(
     ("one", "every"),
-    [(0.0001, 0.0001), (0.004, 0.001), (0.006, 0.001), (0.006, 0.005), (0.1, 0.08), (1, 0.5)],
+    [
+        (0.0001, 0.0001),
+        (0.004, 0.001),
+        (0.006, 0.001),
+        (0.006, 0.005),
+        (0.004, 0.0035),
+        (0.004, 0.0041),
+        (0.1, 0.08),
+        (1, 0.5),
+    ],
 )
 def test_the_rule_is_the_servers(size: int, available: int, one: float, every: float) -> None:
     # The server measures only where a measurement can change its choice.
@@ -35,16 +44,16 @@ def test_the_rule_is_the_servers(size: int, available: int, one: float, every: f
         return one if count == 1 else every
 
     served = choose(available, size, None, measured, Sizing(0, 0)).threads
-    assert threads.served(available, size, run, threads.SMALL_RUN_SECONDS) == served
+    assert threads.served(available, size, run, threads.rule()) == served
     for original in {1, available}:
         # What was made of a model that got so many threads.
         made = choose(available, size, None, measured, Sizing(0, 0), original).threads
-        assert threads.served(available, size, run, threads.border(original)) == made
+        assert threads.served(available, size, run, threads.rule(original)) == made
 
 
 def test_one_busy_moment_takes_no_threads_away() -> None:
     runs = {1: [0.01], 4: [0.02, 0.004]}
-    assert threads.served(4, SMALL, lambda count: runs[count].pop(0), 0.005) == 4
+    assert threads.served(4, SMALL, lambda count: runs[count].pop(0), threads.rule()) == 4
 
 
 def _products(path: Path, layers: int) -> Path:
@@ -62,6 +71,7 @@ def test_candidates_keep_the_threads_of_their_original(
 ) -> None:
     large, small = _products(tmp_path / "large.onnx", 60), _products(tmp_path / "small.onnx", 1)
     monkeypatch.setattr(threads, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(threads, "KEEPING_GAIN", 0.0)
     monkeypatch.setattr(latency, "ROUNDS", 1)
     cores = tuple(sorted(os.sched_getaffinity(0))[:2])
 
@@ -81,10 +91,10 @@ def test_a_measurement_that_cannot_change_the_choice_is_not_made() -> None:
         asked.append(count)
         return 0.001
 
-    assert threads.served(1, SMALL, run, 0.005) == 1
-    assert threads.served(4, LARGE, run, 0.005) == 4
+    assert threads.served(1, SMALL, run, threads.rule()) == 1
+    assert threads.served(4, LARGE, run, threads.rule()) == 4
     assert asked == []
-    assert threads.served(4, SMALL, run, 0.005) == 1
+    assert threads.served(4, SMALL, run, threads.rule()) == 1
     assert asked == [1]
 
 
@@ -112,5 +122,5 @@ def test_a_model_is_timed_with_the_threads_chosen(
     assert isinstance(measured["original"], Latency)
     assert loads == asked
     with np.load(calibration) as data:
-        session = open_as_served(model, 2, [{"x": data["x"][:1]}], small)
+        session = open_as_served(model, 2, [{"x": data["x"][:1]}], threads.rule())
     assert session.get_session_options().intra_op_num_threads == asked[-1]

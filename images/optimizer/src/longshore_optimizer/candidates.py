@@ -13,6 +13,7 @@ from longshore.api.optimize import Goal, TechniqueName
 from longshore.artifact.manifest import MODEL_NAME, ORIGINAL, Verdict
 
 from longshore_optimizer import cascade, modeldir
+from longshore_optimizer.answers import LOSSLESS_TOLERANCE, check_shapes, lossless_difference
 from longshore_optimizer.custom_metric import CustomEvaluator
 from longshore_optimizer.data import Dataset
 from longshore_optimizer.decide import Latency, Rules, Trial, refuse
@@ -24,7 +25,7 @@ from longshore_optimizer.measure.latency import rescale, seconds_for
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
 from longshore_optimizer.measure.protocol import Loaded, Predicted, Timed
 from longshore_optimizer.measure.workers import Workers
-from longshore_optimizer.metrics import Evaluated, Evaluator, Judge, Outputs, agreement
+from longshore_optimizer.metrics import Evaluated, Evaluator, Judge, Outputs
 from longshore_optimizer.request import Request
 from longshore_optimizer.statistics import Drop, Ratio
 from longshore_optimizer.stopwatch import Stopwatch
@@ -32,9 +33,6 @@ from longshore_optimizer.techniques.architecture_search import STUDY_NAME
 from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal
 from longshore_optimizer.techniques.build import Built
 from longshore_optimizer.verify import Runnable
-
-LOSSLESS_TOLERANCE = 1e-4
-"""Largest error of a lossless rewrite relative to an output's largest value: float32 sums in other orders."""
 
 _SMOKE_SAMPLES = 4
 _BUILD_TIMEOUT = 1200.0
@@ -44,6 +42,10 @@ _LEAST_TRAINING = 10.0
 _SINGLE_SECONDS = 15.0
 _BATCH = 8
 _HOPELESS = 4.0
+_TOO_SLOW = 2.5
+"""How many times the original's latency is refused without a look at the answers; the second where the goal
+is latency and no limit on size could make up for it. Generous, as both were short runs with all threads."""
+
 _SYMBOLS = (1, 8, 32, 64, 128, 224)
 
 
@@ -220,10 +222,21 @@ class Bench:
         predicted, values = self._predict(worker, name, self._data, limit=_SMOKE_SAMPLES)
         if self._data is not None and predicted.nan_outputs:
             return refuse(trial, f"its output {predicted.nan_outputs[0]!r} holds NaN", Verdict.FAILED)
-        _check_shapes({k: v[:_SMOKE_SAMPLES] for k, v in self._reference.items()}, values)
+        check_shapes({k: v[:_SMOKE_SAMPLES] for k, v in self._reference.items()}, values)
         timed = worker.ask(Timed, self._timeout(), operation="time", seconds=0.1, **self._feeds())
-        p50 = float(np.median(timed.latencies_ms))
-        trial = replace(trial, rough_ms=p50)
+        latency = _quick(timed)
+        trial = replace(trial, rough_ms=latency.p50)
+        most = self._most_ms()
+        if latency.p50 > most:
+            # One busy moment rules nothing out.
+            timed = worker.ask(Timed, self._timeout(), operation="time", seconds=0.1, **self._feeds())
+            latency = min(latency, _quick(timed), key=lambda measured: measured.p50)
+        if latency.p50 > most:
+            factor = latency.p50 / self._original_p50
+            return refuse(
+                replace(trial, latency=latency),
+                f"{latency.p50:.3g} ms is {factor:.1f} times the original's: its answers were not judged",
+            )
         predicted, values = self._predict(worker, name, self._data)
         if self._data is not None and predicted.nan_outputs:
             return refuse(trial, f"its output {predicted.nan_outputs[0]!r} holds NaN", Verdict.FAILED)
@@ -233,21 +246,20 @@ class Bench:
                 return refuse(
                     trial, f"its outputs differ from the original's by {difference:.2g} of their scale"
                 )
-        if self._evaluator is not None and self._evaluated is not None:
-            evaluated = self._evaluator.evaluate(values)
-            drop = (
-                Drop(self._evaluated.value - evaluated.value, 0.0)
-                if trial.proposal.lossless
-                else self._evaluator.drop(self._evaluated, evaluated)
-            )
-            trial = replace(trial, metric=evaluated.value, drop=drop)
-        if p50 > _HOPELESS * self._original_p50:
-            quick = Latency((p50,), (timed.cpu_ms,), p50, float(np.percentile(timed.latencies_ms, 95)))
-            return refuse(
-                replace(trial, latency=quick),
-                f"{p50:.3g} ms is {p50 / self._original_p50:.1f} times the original's latency",
-            )
-        return trial
+        if self._evaluator is None or self._evaluated is None:
+            return trial
+        evaluated = self._evaluator.evaluate(values)
+        drop = (
+            Drop(self._evaluated.value - evaluated.value, 0.0)
+            if trial.proposal.lossless
+            else self._evaluator.drop(self._evaluated, evaluated)
+        )
+        return replace(trial, metric=evaluated.value, drop=drop)
+
+    def _most_ms(self) -> float:
+        """Latency over which a candidate cannot win, whatever it answers."""
+        fast = self._request.goal is Goal.LATENCY and self._request.size_limit is None
+        return (_TOO_SLOW if fast else _HOPELESS) * self._original_p50
 
     def measuring(self, models: int) -> float:
         """Seconds that the final measurement of so many models, the original among them, takes at most."""
@@ -429,45 +441,6 @@ def facts_of(path: Path, runnable: Runnable) -> ModelFacts:
     )
 
 
-def lossless_difference(reference: Outputs, values: Outputs) -> float:
-    """Largest error relative to each sample's largest value; infinite where something is not comparable."""
-    worst = 0.0
-    for name, wanted in reference.items():
-        given = values.get(name)
-        if given is None or len(given) != len(wanted):
-            return float("inf")
-        for a, b in zip(wanted, given, strict=True):
-            first, second = np.asarray(a), np.asarray(b)
-            if first.shape != second.shape:
-                return float("inf")
-            if first.dtype.kind != "f":
-                if not np.array_equal(first, second):
-                    return float("inf")
-                continue
-            x, y = first.astype(np.float64), second.astype(np.float64)
-            same = (x == y) | (np.isnan(x) & np.isnan(y))
-            if same.all():
-                continue
-            scale = float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0))
-            error = float(np.max(np.abs(x - y)[~same]))
-            worst = max(worst, error / max(scale, 1e-6) if np.isfinite(error) else float("inf"))
-    return worst
-
-
-def _check_shapes(reference: Outputs, values: Outputs) -> None:
-    if list(reference) != list(values):
-        raise Problem(
-            Reason.PARITY_FAILED, f"its outputs are {', '.join(values)}, not {', '.join(reference)}"
-        )
-    agreement(reference, values)
-    for name, wanted in reference.items():
-        for a, b in zip(wanted, values[name], strict=True):
-            if np.asarray(a).shape != np.asarray(b).shape:
-                raise Problem(
-                    Reason.PARITY_FAILED, f"its output {name!r} has another shape than the original's"
-                )
-
-
 def _same_graph(candidate: Path, original: Path) -> bool:
     first, second = protobuf.outline(candidate), protobuf.outline(original)
     return first.counts == second.counts and first.opsets == second.opsets
@@ -480,6 +453,12 @@ def _failure(error: WorkerError) -> str:
         "Timeout": "it did not finish in time",
         "Died": f"it crashed: {text}",
     }.get(error.kind, f"it cannot be built or run: {text}")
+
+
+def _quick(timed: Timed) -> Latency:
+    """Give what one short run tells."""
+    p50, p95 = (float(np.percentile(timed.latencies_ms, share)) for share in (50, 95))
+    return Latency((p50,), (timed.cpu_ms,), p50, p95)
 
 
 def _unmeasured() -> Latency:

@@ -46,8 +46,9 @@ def choose(
 ) -> Sizing:
     """The sizing for a limit of `processors`; what `wanted` gives (not 0) is taken as it is.
 
-    A model that the optimizer timed with `timed_threads` keeps them where there are as many processors and it
-    gains by them: spread over processes like a small one, it would answer later than was measured.
+    A model whose original the optimizer timed with `timed_threads` keeps them where there are as many
+    processors, unless one thread is faster: spread over processes like a small one, it would answer later
+    than was measured.
 
     Part of a processor does not carry a thread: 1.5 processors make one, so that no thread is throttled in
     the middle of an operator that others wait for.
@@ -64,9 +65,10 @@ def choose(
     fits = memory_limit is None or whole * model_bytes * 2 < memory_limit * _MEMORY_SHARE
     if measured is None or not fits:
         return Sizing(1, whole)
-    if measured.one_thread < SMALL_RUN_SECONDS and timed_threads != whole:
+    keeps = timed_threads == whole
+    if measured.one_thread < SMALL_RUN_SECONDS and not keeps:
         return Sizing(whole, 1)
-    if measured.all_threads * _MIN_SPEEDUP > measured.one_thread:
+    if measured.all_threads * (1 if keeps else _MIN_SPEEDUP) > measured.one_thread:
         return Sizing(whole, 1)
     return Sizing(1, whole)
 

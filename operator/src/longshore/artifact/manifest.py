@@ -77,7 +77,7 @@ class Environment(Wire):
     threads: int | None = Field(
         default=None,
         description="threads that the original was timed with; on as many processors, the server gives them "
-        "to what was made of it, too, if it gains by them",
+        "to what was made of it, too, unless one thread is faster",
     )
 
 

@@ -14,12 +14,8 @@ _MOST_RUNS = 200
 Feeds = Sequence[dict[str, Any]]
 
 
-def open_as_served(path: Path, available: int, feeds: Feeds, small: float) -> Any:
-    """Open a model with the threads, of those available, that the server would give it, and warm it up.
-
-    One that runs in less than `small` seconds is small: `threads.border` of the original, for what is made of
-    one.
-    """
+def open_as_served(path: Path, available: int, feeds: Feeds, by: threads.Rule) -> Any:
+    """Open a model with the threads, of those available, that the server would give it, and warm it up."""
     sessions: dict[int, Any] = {}
 
     def opened(count: int) -> Any:
@@ -31,7 +27,7 @@ def open_as_served(path: Path, available: int, feeds: Feeds, small: float) -> An
     def run(count: int) -> float:
         return min(latencies(sessions.get(count) or opened(count), feeds)) / 1000
 
-    chosen = threads.served(available, path.stat().st_size, run, small)
+    chosen = threads.served(available, path.stat().st_size, run, by)
     return sessions.get(chosen) or opened(chosen)
 
 

@@ -142,16 +142,16 @@ def _time_group(
         block: dict[str, float] = {}
         least: dict[str, int] = {}
         threads_of: dict[str, int] = {}
-        small = threads.SMALL_RUN_SECONDS
+        rule = threads.rule()
         for name in sorted(models, key=lambda name: name != original):
             try:
                 worker = stack.enter_context(workers.start())
-                count, run = _loaded_as_served(worker, models[name], workers.cores.threads, request, small)
+                count, run = _loaded_as_served(worker, models[name], workers.cores.threads, request, rule)
             except WorkerError as error:
                 failed[name] = error
                 continue
             if name == original:
-                small = threads.border(count)
+                rule = threads.rule(count)
             running[name], threads_of[name] = worker, count
             least[name] = 3 if run < _SLOW_SECONDS else 1
             block[name] = block_seconds(run)
@@ -200,7 +200,7 @@ def _time_group(
 
 
 def _loaded_as_served(
-    worker: WorkerProcess, path: Path, available: int, request: Mapping[str, object], small: float
+    worker: WorkerProcess, path: Path, available: int, request: Mapping[str, object], by: threads.Rule
 ) -> tuple[int, float]:
     """Load a model with the threads that the server would give it; gives them and the seconds of one run."""
     runs: dict[int, float] = {}
@@ -218,7 +218,7 @@ def _loaded_as_served(
         runs[count] = statistics.median(first.latencies_ms) / 1000
         return min(first.latencies_ms) / 1000
 
-    chosen = threads.served(available, path.stat().st_size, run, small)
+    chosen = threads.served(available, path.stat().st_size, run, by)
     if chosen not in runs:
         run(chosen)
     load(chosen)

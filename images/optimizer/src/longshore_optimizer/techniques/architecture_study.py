@@ -68,8 +68,8 @@ class Examiner:
         session = open_session(model, lesson.threads)
         inputs = tensor_specs(session.get_inputs())
         self._feeds = [b.feeds for b in batches(read(data, "calibration", inputs).head(8), inputs)]
-        original = open_as_served(model, lesson.threads, self._feeds, threads.SMALL_RUN_SECONDS)
-        self._small = threads.border(threads_of(original))
+        original = open_as_served(model, lesson.threads, self._feeds, threads.rule())
+        self._rule = threads.rule(threads_of(original))
 
     def examine(self, point: Point, scratch: Path) -> tuple[float, float, float]:
         """Give drop, p95 in ms and bytes; raises what building, training or running raises."""
@@ -99,7 +99,7 @@ class Examiner:
 
     def _p95(self, model: onnx.ModelProto, path: Path) -> float:
         onnxfile.save(model, path)
-        session = open_as_served(path, self._lesson.threads, self._feeds, self._small)
+        session = open_as_served(path, self._lesson.threads, self._feeds, self._rule)
         path.unlink()
         return statistics.quantiles(latencies(session, self._feeds, _TIMED_SECONDS), n=20)[-1]
 

@@ -41,8 +41,8 @@ class Referee:
         data = read(Path(str(work.calibration)), "calibration", self._inputs).head(_JUDGED)
         self._feeds = [b.feeds for b in batches(data, self._inputs)]
         feeds = self._feeds[:_TIMED]
-        original = open_as_served(work.model, work.threads, feeds, threads.SMALL_RUN_SECONDS)
-        self._small = threads.border(threads_of(original))
+        original = open_as_served(work.model, work.threads, feeds, threads.rule())
+        self._rule = threads.rule(threads_of(original))
         self._expected = self._answers(session)
 
     def _answers(self, session: Any) -> NDArray[np.float64]:
@@ -55,7 +55,7 @@ class Referee:
     def __call__(self, model: onnx.ModelProto) -> tuple[float, float]:
         """Give p95 in ms and the squared error relative to the original's answers."""
         onnxfile.save(model, self._path)
-        session = open_as_served(self._path, self._threads, self._feeds[:_TIMED], self._small)
+        session = open_as_served(self._path, self._threads, self._feeds[:_TIMED], self._rule)
         self._path.unlink()
         answers = self._answers(session)
         comparable = answers.shape == self._expected.shape

@@ -1,0 +1,97 @@
+"""Time goes to candidates that can win."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from longshore.api.optimize import Goal, Metric, TechniqueName
+from longshore.artifact.manifest import Verdict
+from longshore_optimizer import candidates
+from longshore_optimizer.candidates import Bench, Subject
+from longshore_optimizer.data import read
+from longshore_optimizer.decide import Rules, Trial
+from longshore_optimizer.measure.cpu import usable_cores
+from longshore_optimizer.measure.process import WorkerProcess
+from longshore_optimizer.measure.protocol import Timed
+from longshore_optimizer.measure.workers import Workers
+from longshore_optimizer.pipeline import to_onnx
+from longshore_optimizer.progress import Reporter
+from longshore_optimizer.request import Request
+from longshore_optimizer.techniques.base import Proposal
+
+from tests.optimizer.technique_bench import digits_cnn
+
+RULES = Rules(goal=Goal.LATENCY, max_drop=0.02, metric="Accuracy", confidence=0.95)
+
+
+def attempted(folder: Path, **changes: Any) -> Trial:
+    """A candidate with some weights set to zero, against the digits network."""
+    model, calibration, evaluation = digits_cnn(folder / "source")
+    request = Request(
+        model=model,
+        input_sha256="",
+        uri=None,
+        calibration=calibration,
+        evaluation=evaluation,
+        metric=Metric.ACCURACY,
+        work=folder / "work",
+        out=folder / "out",
+        cores=usable_cores(1),
+        seconds=600,
+    )
+    request = replace(request, **changes)
+    with Workers(request.cores) as workers:
+        prepared = to_onnx(request, Reporter(), workers)
+        inputs = prepared.runnable.inputs
+        data = (read(calibration, "calibration", inputs), read(evaluation, "evaluation", inputs))
+        with Bench(request, Subject(prepared.path, prepared.runnable, *data), lambda: 600, workers) as bench:
+            bench.original()
+            bench.prepare()
+            proposal = Proposal(
+                "narrow", TechniqueName.STRUCTURED_PRUNING, {"share": 0.2, "criterion": "norm"}
+            )
+            return bench.attempt(proposal, RULES)
+
+
+def slowed(monkeypatch: pytest.MonkeyPatch, busy: int, factor: float = 100) -> None:
+    """Make so many of a candidate's short runs look slower; the first of all is the original's."""
+    ask = WorkerProcess.ask
+    seen: list[int] = []
+
+    def slower(worker: Any, kind: Any, *answer: Any, **request: Any) -> Any:
+        found = ask(worker, kind, *answer, **request)
+        if isinstance(found, Timed):
+            seen.append(0)
+            if 1 < len(seen) <= 1 + busy:
+                return found.model_copy(update={"latencies_ms": [factor * v for v in found.latencies_ms]})
+        return found
+
+    monkeypatch.setattr(WorkerProcess, "ask", slower)
+
+
+def test_a_candidate_that_is_far_slower_is_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slowed(monkeypatch, busy=2)
+    trial = attempted(tmp_path)
+    assert trial.verdict is Verdict.REFUSED
+    assert "times the original's: its answers were not judged" in trial.reason
+    assert trial.metric is None
+    assert trial.latency is not None
+
+
+def test_one_busy_moment_rules_no_candidate_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slowed(monkeypatch, busy=1)
+    trial = attempted(tmp_path)
+    assert trial.alive
+    assert trial.metric is not None
+
+
+@pytest.mark.parametrize("changes", [{"goal": Goal.SIZE}, {"goal": Goal.LATENCY, "size_limit": 10_000}])
+def test_where_size_counts_a_slower_candidate_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(candidates, "_TOO_SLOW", 0.0)
+    assert attempted(tmp_path / "judged", **changes).metric is not None
+    assert attempted(tmp_path / "refused").metric is None
