@@ -69,10 +69,11 @@ def test_the_manifest_has_the_promised_fields(
     assert set(manifest["environment"]) >= {"cpuFlags", "versions", "seed"}
     for row in manifest["candidates"]:
         assert set(row) >= {
-            "name", "technique", "parameters", "metric", "drop", "dropUpper", "p50Ms", "p95Ms", "sizeBytes",
-            "verdict", "reason",
+            "name", "technique", "parameters", "metric", "drop", "dropUpper", "p50Ms", "p95Ms", "cpuMs",
+            "sizeBytes", "verdict", "reason",
         }  # fmt: skip
         assert row["reason"]
+        assert (row["cpuMs"] or 0) > 0 or row["p50Ms"] is None
 
 
 def test_the_chosen_model_is_smaller_and_within_the_proven_drop(

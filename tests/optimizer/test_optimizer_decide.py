@@ -15,7 +15,6 @@ from longshore_optimizer.decide import (
     decide,
     doubtful,
     gain,
-    pareto,
     together,
 )
 from longshore_optimizer.statistics import Drop
@@ -145,11 +144,6 @@ def test_limits_refuse_and_a_candidate_inside_them_beats_an_original_outside(rul
 def test_a_slower_candidate_inside_the_size_limit_is_served_when_the_original_breaks_it() -> None:
     rules = replace(RULES, size_limit=700)
     assert decided(trial("compact", 11, 600), rules=rules).chosen == "compact"
-
-
-def test_the_pareto_front_drops_what_is_beaten_everywhere() -> None:
-    decision = decided(trial("fast", 4, 900), trial("small", 9, 200), trial("beaten", 9.5, 950))
-    assert pareto(decision.trials) == {"fast", "small"}
 
 
 def test_more_rounds_are_asked_for_while_noise_hides_who_wins() -> None:

@@ -258,26 +258,3 @@ def _gain_words(ratio: Ratio, goal: Goal) -> str:
         return f"is {ratio.estimate:.2f} times smaller"
     measure = "costs less CPU by" if goal is Goal.COST else "is faster by"
     return f"{measure} a factor of {ratio.estimate:.2f} (95 % interval {ratio.low:.2f} to {ratio.high:.2f})"
-
-
-def pareto(trials: Sequence[Trial]) -> frozenset[str]:
-    """Names on the front over (drop bound, p95, size): nothing else is at least as good in all and better
-    in one."""
-    points = {
-        t.proposal.name: (
-            t.drop.upper if t.drop is not None else 0.0,
-            t.latency.p95 if t.latency is not None else float("inf"),
-            float(t.size_bytes or 0),
-        )
-        for t in trials
-        if t.verdict in (Verdict.KEPT, Verdict.CHOSEN)
-    }
-
-    def dominated(name: str) -> bool:
-        mine = points[name]
-        return any(
-            other != mine and all(o <= m for o, m in zip(other, mine, strict=True))
-            for other in points.values()
-        )
-
-    return frozenset(n for n in points if not dominated(n))

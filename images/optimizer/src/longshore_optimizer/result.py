@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ def candidate(trial: Trial) -> Candidate:
         drop_upper=trial.drop.upper if trial.drop is not None else None,
         p50_ms=latency.p50 if latency else None,
         p95_ms=latency.p95 if latency else None,
+        cpu_ms=statistics.median(latency.cpu_rounds) if latency else None,
         size_bytes=trial.size_bytes,
         verdict=trial.verdict or Verdict.FAILED,
         reason=trial.reason,

@@ -62,6 +62,7 @@ class Candidate(Wire):
     drop_upper: float | None = Field(default=None, description="upper bound of the drop at `confidence`")
     p50_ms: float | None = None
     p95_ms: float | None = None
+    cpu_ms: float | None = Field(default=None, description="CPU time of one request, of all threads together")
     size_bytes: int | None = None
     verdict: Verdict
     reason: str

@@ -36,7 +36,7 @@ def render(manifest: Manifest) -> str:
     """Write the page; every text is escaped, as names and reasons may come from a hostile model."""
     rows = "".join(_row(manifest, c) for c in manifest.candidates)
     listed = "".join(f"<li>{escape(note)}</li>" for note in manifest.notes)
-    heads = ("candidate", "metric", "drop", "drop ≤", "p50", "p95", "speed", "size", "verdict", "why")
+    heads = ("candidate", "metric", "drop", "drop ≤", "p50", "p95", "CPU", "speed", "size", "verdict", "why")
     environment = manifest.environment
     versions = ", ".join(f"{k} {v}" for k, v in sorted(environment.versions.items()))
     return (
@@ -48,8 +48,8 @@ def render(manifest: Manifest) -> str:
         + plot(manifest)
         + f'<div class="wide"><table><thead><tr>{"".join(f"<th>{h}</th>" for h in heads)}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
-        "<p>◆ on the Pareto front over drop bound, p95 and size. Latencies at batch 1, every model in a "
-        "process of its own, in interleaved rounds.</p>"
+        "<p>◆ on the Pareto front over drop bound, p95, size and CPU time. Latencies and CPU time are of one "
+        "request at a time, every model in a process of its own, in interleaved rounds.</p>"
         f"<footer>input {manifest.input.sha256} ({escape(manifest.input.format)})<br>output "
         f"{manifest.output.sha256}<br>seed {environment.seed}, CPU limit {words.number(environment.cpus)}, "
         f"{escape(versions)}<br>CPU flags: {escape(' '.join(environment.cpu_flags))}</footer></body></html>\n"
@@ -66,6 +66,7 @@ def _row(manifest: Manifest, c: Candidate) -> str:
         words.number(c.drop_upper),
         words.milliseconds(c.p50_ms),
         words.milliseconds(c.p95_ms),
+        words.milliseconds(c.cpu_ms),
         words.speed(manifest, c),
         words.size(c.size_bytes),
         badge,

@@ -6,7 +6,7 @@ from longshore.artifact.manifest import Manifest
 
 from longshore_optimizer.report import words
 
-_COLUMNS = ("candidate", "metric", "drop", "drop ≤", "p50", "p95", "speed", "size", "verdict", "why")
+_COLUMNS = ("candidate", "metric", "drop", "drop ≤", "p50", "p95", "CPU", "speed", "size", "verdict", "why")
 
 
 def render(manifest: Manifest) -> str:
@@ -26,6 +26,7 @@ def render(manifest: Manifest) -> str:
                     words.number(c.drop_upper),
                     words.milliseconds(c.p50_ms),
                     words.milliseconds(c.p95_ms),
+                    words.milliseconds(c.cpu_ms),
                     words.speed(manifest, c),
                     words.size(c.size_bytes),
                     c.verdict.value,
@@ -35,7 +36,8 @@ def render(manifest: Manifest) -> str:
         )
     lines += [
         "",
-        "◆ on the Pareto front over drop bound, p95 and size. Latencies at batch 1, in interleaved rounds.",
+        "◆ on the Pareto front over drop bound, p95, size and CPU time. Latencies and CPU time are of one "
+        "request at a time, in interleaved rounds.",
     ]
     environment = manifest.environment
     lines += [
