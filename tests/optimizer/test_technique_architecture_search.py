@@ -26,7 +26,7 @@ from longshore_optimizer.verify import Runnable
 from optuna.storages.journal import JournalFileBackend
 
 from tests.optimizer.conftest import cnn
-from tests.optimizer.technique_bench import accuracy, digits_folder, work
+from tests.optimizer.technique_bench import REDUCED, accuracy, digits_folder, work
 
 SEARCH = TechniqueName.ARCHITECTURE_SEARCH
 
@@ -54,7 +54,7 @@ def test_the_best_point_found_has_fewer_products_and_answers_as_well(folder: Pat
     assert accuracy(job.out, evaluation) >= accuracy(model, evaluation) - 0.015
     # The next candidate takes the points as they are, and only trains another one.
     assert examined(tmp_path) == 5
-    eight = work(model, tmp_path, folder / "calibration.npz", **parameters, int8=True, reduceRange=False)
+    eight = work(model, tmp_path, folder / "calibration.npz", **parameters, int8=True, reduceRange=REDUCED)
     eight = replace(eight, training=folder / "training.npz", out=tmp_path / "int8.onnx")
     TECHNIQUES[SEARCH].apply(eight)
     assert examined(tmp_path) == 5

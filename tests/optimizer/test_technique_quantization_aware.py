@@ -20,7 +20,7 @@ from longshore_optimizer.turns import planned
 from onnx import numpy_helper
 
 from tests.optimizer.conftest import mlp
-from tests.optimizer.technique_bench import accuracy, digits_cnn, outputs, training_data, work
+from tests.optimizer.technique_bench import BASE, accuracy, digits_cnn, outputs, training_data, work
 
 STATIC, AWARE = TechniqueName.STATIC_INT8, TechniqueName.QUANTIZATION_AWARE_TRAINING
 
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def built(technique: TechniqueName, folder: Path, name: str, out: Path, **parameters: Any) -> Path:
     model = folder / name / "model.onnx"
-    job = work(model, out, folder / "calibration.npz", **(static_int8.BASE | parameters))
+    job = work(model, out, folder / "calibration.npz", **(BASE | parameters))
     TECHNIQUES[technique].apply(replace(job, training=folder / "training.npz"))
     onnx.checker.check_model(onnx.load(job.out))
     return job.out
@@ -96,7 +96,7 @@ def test_training_starts_from_the_calibrator_that_fits(folder: Path, tmp_path: P
 def test_the_runtime_answers_as_the_network_in_training(
     folder: Path, tmp_path: Path, network: str, changed: dict[str, Any]
 ) -> None:
-    settings = static_int8.BASE | changed
+    settings = BASE | changed
     if network == "digits":
         path, data = folder / "spread" / "model.onnx", folder / "calibration.npz"
         with np.load(folder / "evaluation.npz") as held:

@@ -12,6 +12,7 @@ from longshore_optimizer.techniques.sensitivity import Harm
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.optimizer.conftest import save
+from tests.optimizer.technique_bench import BASE
 
 RNG = np.random.default_rng(0)
 
@@ -65,7 +66,7 @@ def test_left_as_it_is_the_model_answers_better(network: tuple[Path, Path], tmp_
         x = loaded["x"]
 
     def error(excluded: list[str]) -> float:
-        settings = static_int8.BASE | {"operators": "heavy"}
+        settings = BASE | {"operators": "heavy"}
         quantized = static_int8.quantize(onnx.load(model), ranges, settings, excluded)
         onnx.save(quantized, tmp_path / "quantized.onnx")
         given, exact = (
@@ -88,5 +89,5 @@ def test_of_equal_harm_the_layer_that_costs_least_to_leave_out_goes_first() -> N
 def test_products_are_counted_in_eight_bits_as_in_float(network: tuple[Path, Path], tmp_path: Path) -> None:
     model, data = network
     ranges = calibration.ranges(calibration.observe(model, data, tmp_path, 1), "minmax")
-    quantized = static_int8.quantize(onnx.load(model), ranges, static_int8.BASE, [])
+    quantized = static_int8.quantize(onnx.load(model), ranges, BASE, [])
     assert coupling.products(infer(quantized)) == coupling.products(infer(onnx.load(model)))

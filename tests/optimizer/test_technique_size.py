@@ -14,7 +14,7 @@ from longshore_optimizer.techniques.weight_sharing import cluster
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.optimizer.conftest import mlp, save
-from tests.optimizer.technique_bench import accuracy, applied, outputs
+from tests.optimizer.technique_bench import REDUCED, accuracy, applied, outputs
 
 RNG = np.random.default_rng(0)
 
@@ -135,7 +135,7 @@ def test_embeddings_of_half_a_byte_beside_products_of_a_byte(tmp_path: Path) -> 
         [numpy_helper.from_array(v, k) for k, v in weights.items()],
     )
     save(tmp_path / "model.onnx", graph)
-    settings = {"operators": ["MatMul"], "perChannel": True, "reduceRange": False, "tableClusters": 16}
+    settings = {"operators": ["MatMul"], "perChannel": True, "reduceRange": REDUCED, "tableClusters": 16}
     small = applied(TechniqueName.DYNAMIC_INT8, tmp_path / "model.onnx", tmp_path, **settings)
     assert small.stat().st_size * 6.5 < (tmp_path / "model.onnx").stat().st_size
     feeds = {"i": np.arange(500)}

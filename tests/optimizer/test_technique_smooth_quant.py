@@ -10,7 +10,7 @@ from longshore_optimizer.techniques.base import NotApplicableError
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.optimizer.conftest import save
-from tests.optimizer.technique_bench import applied, outputs
+from tests.optimizer.technique_bench import REDUCED, applied, outputs
 
 WIDTH = 64
 
@@ -71,9 +71,9 @@ def test_smoothing_recovers_what_outliers_cost(tmp_path: Path, calibration: Path
         calibration,
         alpha=0.5,
         activations=kind,
-        reduceRange=False,
+        reduceRange=REDUCED,
     )
-    settings = {"operators": "heavy", "perChannel": True, "reduceRange": False}
+    settings = {"operators": "heavy", "perChannel": True, "reduceRange": REDUCED}
     if kind == "static":
         settings |= {"calibrator": "minmax", "activations": "uint8", "weights": "int8"}
         plain = applied(TechniqueName.STATIC_INT8, model, tmp_path / "plain", calibration, **settings)
@@ -96,13 +96,13 @@ def test_what_else_reads_the_activation_still_gets_it_unchanged(tmp_path: Path, 
         calibration,
         alpha=0.5,
         activations="dynamic",
-        reduceRange=False,
+        reduceRange=REDUCED,
     )
     assert error(model, smooth) < 0.01
 
 
 def test_without_outliers_there_is_nothing_to_smooth(tmp_path: Path, calibration: Path) -> None:
     model = outlier_block(tmp_path / "block.onnx", largest=1.0)
-    for_relu_too = {"alpha": 0.5, "activations": "dynamic", "reduceRange": False}
+    for_relu_too = {"alpha": 0.5, "activations": "dynamic", "reduceRange": REDUCED}
     with pytest.raises(NotApplicableError, match="outliers"):
         applied(TechniqueName.SMOOTH_QUANT, model, tmp_path, calibration, **for_relu_too)

@@ -14,7 +14,7 @@ from longshore_optimizer.techniques.lesson import Lesson
 from longshore_optimizer.techniques.registry import TECHNIQUES
 from onnx import numpy_helper
 
-from tests.optimizer.technique_bench import digits_folder, outputs, work
+from tests.optimizer.technique_bench import REDUCED, digits_folder, outputs, work
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def written(folder: Path, scratch: Path, name: str, maker: Maker, **parameters: 
 
 def test_a_student_is_taught_on_from_the_weights_that_it_has(folder: Path, tmp_path: Path) -> None:
     maker = Maker()
-    eight = {"int8": True, "reduceRange": False}
+    eight = {"int8": True, "reduceRange": REDUCED}
     before = written(folder, tmp_path, "before", maker, epochs=4)
     after = written(folder, tmp_path, "after", maker, epochs=4, further=True)
     small = written(folder, tmp_path, "small", maker, epochs=4, further=True, **eight)

@@ -22,16 +22,15 @@ from longshore_optimizer.request import Request
 from longshore_optimizer.techniques.base import ModelFacts, TargetFacts
 from longshore_optimizer.techniques.build import Built
 from longshore_optimizer.techniques.registry import TECHNIQUES, propose
-from longshore_optimizer.techniques.static_int8 import BASE
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.optimizer.conftest import cnn, labelled, mlp, save
-from tests.optimizer.technique_bench import applied, outputs
+from tests.optimizer.technique_bench import BASE, REDUCED, applied, outputs
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((120, 16)).astype(np.float32)
 STATIC = TechniqueName.STATIC_INT8
-DYNAMIC = {"operators": ["MatMul", "Gemm"], "perChannel": True, "reduceRange": False}
+DYNAMIC = {"operators": ["MatMul", "Gemm"], "perChannel": True, "reduceRange": REDUCED}
 
 
 def optimized(model: Path, folder: Path, data: Path, *techniques: TechniqueName, **changes: Any) -> Manifest:
