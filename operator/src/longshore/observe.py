@@ -26,6 +26,7 @@ from longshore.plan.state import (
 )
 from longshore.resources.deployment import Provenance
 from longshore.resources.kinds import HORIZONTAL_POD_AUTOSCALER
+from longshore.resources.kueue import QUEUE_NAME
 from longshore.resources.names import (
     ARTIFACT,
     ATTEMPT,
@@ -81,6 +82,7 @@ def observe(
         annotations=metadata.get("annotations", {}),
         spec=root.get("spec", {}),
         status=_known_status(root.get("status", {})),
+        labels=metadata.get("labels", {}),
         deployments=tuple(
             deployment_view(obj) for obj in by_kind.get("Deployment", ()) if _component(obj) == SERVER
         ),
@@ -216,6 +218,9 @@ def job_view(obj: Object) -> JobView:
         message=failed.get("message", "") if failed else "",
         finished=timestamp(finished),
         deleting="deletionTimestamp" in metadata,
+        # The condition of one that failed meanwhile stays, whatever its spec says then.
+        suspended=obj.get("spec", {}).get("suspend") is True or "Suspended" in ended,
+        queue=metadata.get("labels", {}).get(QUEUE_NAME),
     )
 
 

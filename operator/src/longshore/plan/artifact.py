@@ -16,8 +16,10 @@ from longshore.plan.engine import EngineStage
 from longshore.plan.outcome import Deletion, Done, Problem, Waiting
 from longshore.plan.revision import artifact_key
 from longshore.plan.state import JobView, Observed, PodView
+from longshore.plan.suspended import until_next_attempt, until_resumed
 from longshore.resources.gpu import Gpu
 from longshore.resources.job import job_request, optimize_job
+from longshore.resources.kueue import queue_labels
 from longshore.resources.model_source import ModelSource, pulled_by_nodes
 from longshore.resources.names import RETRY
 from longshore.resources.networkpolicy import optimizer_policy
@@ -177,8 +179,12 @@ def _by_job(observed: Observed, spec: Spec, revision: str, gpu: Gpu | None) -> A
         return ArtifactStage(Done(artifact), delete=superseded)
     if job.failed:
         return _failed(observed, wanted, job, pod, report, superseded)
-    if pod is not None and pod.disrupted:
-        message = f"pod {pod.name} was taken from its node: Job {job.name} starts another"
+    if job.suspended:
+        return ArtifactStage(until_resumed(job), delete=superseded)
+    if pod is not None and (pod.disrupted or pod.deleting):
+        # One that was suspended and resumed has the pod from before for as long as that takes to end.
+        left = "was taken from its node" if pod.disrupted else "is on its way out"
+        message = f"pod {pod.name} {left}: Job {job.name} starts another"
         return ArtifactStage(Waiting("Optimizing", message), delete=superseded)
     if pod is not None:
         problem = _what_ails(job, pod, observed.now)
@@ -227,6 +233,7 @@ def _start(
         attempt,
         observed.annotations.get(RETRY),
         wanted.gpu,
+        queue_labels(observed.labels),
     )
     name = job["metadata"]["name"]
     return ArtifactStage(
@@ -268,6 +275,8 @@ def _try_again(
     left = min(due - observed.now, pause)
     if left <= 0:
         return _start(observed, wanted, job.attempt + 1, superseded)
+    if job.suspended:
+        return ArtifactStage(until_next_attempt(job, left), delete=superseded)
     message = f"{problem.message} (attempt {job.attempt}; the next follows by itself)"
     return ArtifactStage(Problem(problem.reason, message, again=left), delete=superseded)
 

@@ -78,6 +78,10 @@ class JobView:
     message: str
     finished: float | None
     deleting: bool
+    suspended: bool = False
+    """Its pods are deleted and none is started until somebody resumes it."""
+    queue: str | None = None
+    """The Kueue queue that it was given; a changed one counts for the next Job."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +256,7 @@ class Observed:
     annotations: Mapping[str, str]
     spec: Mapping[str, Any]
     status: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
     deployments: tuple[DeploymentView, ...] = ()
     jobs: tuple[JobView, ...] = ()
     pods: tuple[PodView, ...] = ()

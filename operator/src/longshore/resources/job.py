@@ -73,12 +73,13 @@ def optimize_job(
     attempt: int = 1,
     retry: str | None = None,
     gpu: Gpu | None = None,
+    queue: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Build the Job for an artifact key.
 
     A disruption (drained or vanished node) starts the pod again; any other failure ends the Job, so that
     its reason is read and told. Source: Kubernetes "Pod failure policy". With `gpu` it runs on such a node,
-    where it builds a TensorRT engine too.
+    where it builds a TensorRT engine too. `queue` are the labels that Kueue goes by.
     """
     optimize = request.optimize
     resources = (
@@ -120,7 +121,7 @@ def optimize_job(
     if settings.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
     metadata = owner.metadata(job_name(owner, key, attempt), OPTIMIZER)
-    metadata["labels"][KEY] = key
+    metadata["labels"] |= {KEY: key, **(queue or {})}
     metadata["annotations"] = {ATTEMPT: str(attempt), **({RETRY: retry} if retry else {})}
     workers = optimize.parallelism if optimize else 1
     return {
@@ -132,7 +133,7 @@ def optimize_job(
             "podFailurePolicy": {
                 "rules": [
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    {"action": "FailJob", "onExitCodes": _fatal(workers)},
+                    *_fatal(workers),
                 ]
             },
             "template": {"metadata": {"labels": owner.labels(OPTIMIZER)}, "spec": spec},
@@ -160,11 +161,17 @@ def _workers(count: int) -> dict[str, Any]:
     }
 
 
-def _fatal(count: int) -> dict[str, Any]:
-    """Exit codes that end the Job: any of a single pod; of several the optimizer's own, which only the leader
-    gives."""
-    codes = {"operator": "NotIn", "values": [0]} if count == 1 else {"operator": "In", "values": _OWN_CODES}
-    return {"containerName": "optimizer", **codes}
+def _fatal(count: int) -> list[dict[str, Any]]:
+    """Say with which exit codes one of several pods ends the Job: the optimizer's own, which only the leader
+    gives.
+
+    The failure of a single pod ends it anyway, by `backoffLimit`. A rule would do so also when the Job is
+    suspended: it holds for deleted pods as well, which count as no failure otherwise.
+    """
+    if count == 1:
+        return []
+    codes = {"containerName": "optimizer", "operator": "In", "values": _OWN_CODES}
+    return [{"action": "FailJob", "onExitCodes": codes}]
 
 
 def _job_resources(serving: Serving) -> dict[str, Any]:
