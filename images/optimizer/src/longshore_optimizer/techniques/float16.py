@@ -9,8 +9,8 @@ from longshore_optimizer.techniques import onnxfile
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work
 
 _LEAST_ELEMENTS = 256
-_LARGEST = 65504.0
-"""Largest finite float16 (IEEE 754)."""
+_LARGEST: dict[int, float] = {TensorProto.FLOAT16: 65504.0, TensorProto.BFLOAT16: 3.389e38}
+"""Largest finite numbers (IEEE 754; bfloat16 has seven bits of mantissa), rounded down."""
 
 
 class Float16:
@@ -45,9 +45,12 @@ class Float16:
         onnxfile.save(model, work.out)
 
 
-def store_halves(model: onnx.ModelProto) -> int:
-    """Replace large float32 weights by float16 and a Cast, which the runtime folds on loading; gives how
-    many."""
+def store_halves(model: onnx.ModelProto, kind: int = TensorProto.FLOAT16) -> int:
+    """Replace large float32 weights by 16 bits and a Cast, which is folded on loading; gives how many.
+
+    `kind` is FLOAT16 or BFLOAT16; weights that are too large for it stay.
+    """
+    dtype, largest = helper.tensor_dtype_to_np_dtype(kind), _LARGEST[kind]
     casts = []
     outputs = {o.name for o in model.graph.output}
     inputs = {i.name for i in model.graph.input}
@@ -55,10 +58,10 @@ def store_halves(model: onnx.ModelProto) -> int:
         if tensor.data_type != TensorProto.FLOAT or tensor.name in outputs or tensor.name in inputs:
             continue
         values = numpy_helper.to_array(tensor)
-        if values.size < _LEAST_ELEMENTS or not np.isfinite(values).all() or np.abs(values).max() > _LARGEST:
+        if values.size < _LEAST_ELEMENTS or not np.isfinite(values).all() or np.abs(values).max() > largest:
             continue
         name = tensor.name
-        half = numpy_helper.from_array(values.astype(np.float16), f"{name}.float16")
+        half = numpy_helper.from_array(values.astype(dtype), f"{name}.half")
         tensor.CopyFrom(half)
         casts.append(helper.make_node("Cast", [half.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
     for position, node in enumerate(casts):

@@ -8,6 +8,7 @@ from longshore.api.optimize import Goal, TechniqueName
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.techniques.architecture_search import ArchitectureSearch
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Technique
+from longshore_optimizer.techniques.bfloat16 import BFloat16
 from longshore_optimizer.techniques.compact_convolution import CompactConvolution
 from longshore_optimizer.techniques.distillation import Distillation
 from longshore_optimizer.techniques.dynamic_int8 import DynamicInt8
@@ -37,6 +38,7 @@ TECHNIQUES: dict[TechniqueName, Technique] = {
         ArchitectureSearch(),
         LowRank(),
         Float16(),
+        BFloat16(),
         WeightSharing(),
         UnstructuredPruning(),
     )
