@@ -221,6 +221,7 @@ TAKEN: dict[str, Spec] = {
             "parallelism": 2,
             "onMiss": "Fail",
             "exports": ["TFLite", "Ort"],
+            "tensorBoard": True,
             "resources": {"limits": {"cpu": 4, "memory": "8Gi"}},
             "seed": 7,
         },

@@ -17,6 +17,7 @@ from longshore_optimizer.job import fetch_inputs
 from longshore_optimizer.request import artifact_key
 
 from tests.optimizer.conftest import mlp
+from tests.optimizer.event_files import assert_is_the_table
 
 OPTIMIZER = str(Path(sys.executable).parent / "longshore-optimizer")
 
@@ -131,6 +132,26 @@ def test_another_driver_gets_another_engine_and_scores_no_candidate_again(
         assert export.verdict is Verdict.KEPT, "it was asked for by the target, not by the spec"
     assert len(artifacts) == 2
     assert len(list((home / "store").glob("*trials*.json"))) == 1, "both wrote and read the same table"
+
+
+def test_the_artifact_holds_tensorboards_events_when_asked(digits: Path, tmp_path: Path) -> None:
+    home = claim(tmp_path)
+    request = smallest(digits, home)
+    request["optimize"]["techniques"] = ["DynamicInt8", "StaticInt8"]
+    stored = []
+    for asked in (False, True):
+        request["optimize"]["tensorBoard"] = asked
+        done, report = job(tmp_path, request)
+        assert done.returncode == 0, done.stderr
+        assert not report.cached, "an artifact with events is another one"
+        assert report.artifact is not None
+        stored.append(home / report.artifact.removeprefix("pvc://models/"))
+    without, with_events = stored
+    assert not (without / "tensorboard").exists()
+    manifest = Manifest.model_validate_json((with_events / "manifest.json").read_text())
+    assert len(manifest.candidates) > 2
+    assert_is_the_table(with_events / "tensorboard", manifest)
+    assert len(list((home / "store").glob("*trials*.json"))) == 1, "what was scored holds for both"
 
 
 async def test_the_teacher_is_fetched_and_its_content_decides_the_artifact(tmp_path: Path) -> None:

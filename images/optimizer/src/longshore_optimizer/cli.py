@@ -82,6 +82,9 @@ def optimize(
     export: Annotated[
         list[str] | None, typer.Option(help="Format to write beside the model, repeatable.")
     ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Directory for TensorBoard events of all trials.", file_okay=False)
+    ] = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print the manifest, and nothing else, on stdout.")
     ] = False,
@@ -122,6 +125,7 @@ def optimize(
                 allow_http=allow_http,
                 on_miss=on_miss,
                 exports=tuple(export or ()),
+                tensorboard=tensorboard,
                 json=json_output,
             )
         )

@@ -61,6 +61,7 @@ class Options:
     allow_http: bool
     on_miss: str
     exports: tuple[str, ...]
+    tensorboard: Path | None
     json: bool
 
 
@@ -157,6 +158,7 @@ def to_request(options: Options, work: Path, settings: FetchSettings) -> Request
         seconds=budget,
         seed=options.seed,
         on_miss=on_miss,
+        events=options.tensorboard.absolute() if options.tensorboard is not None else None,
     )
     return replace(
         request,

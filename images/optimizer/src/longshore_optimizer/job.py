@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from longshore.api.model import SecretReference
 from longshore.api.optimize import Data, Export, Optimize
 from longshore.artifact.job import REQUEST_VARIABLE, JobReport, JobRequest, Outcome, Progress, Target
+from longshore.artifact.manifest import EVENTS_NAME
 from pydantic import ValidationError
 
 from longshore_optimizer import report_message
@@ -151,15 +152,18 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport |
     inputs = asyncio.run(fetch_inputs(request, work, settings))
     digests = {name: fetched.sha256 for name, fetched in inputs.data.items()}
 
-    def key_for(target: Target) -> str:
+    def key_for(optimize: Optimize | None, target: Target) -> str:
         release = version("longshore-optimizer")
-        return artifact_key(
-            inputs.model.sha256, digests, request.optimize, target, release, request.model.factory
-        )
+        return artifact_key(inputs.model.sha256, digests, optimize, target, release, request.model.factory)
 
-    key = key_for(request.target)
-    # Another GPU or driver wants another engine; what was measured of the candidates holds all the same.
-    measured = key_for(request.target.model_copy(update={"gpu": None}))
+    wanted = request.optimize
+    key = key_for(wanted, request.target)
+    # Another GPU or driver wants another engine, and TensorBoard its events; what was measured of the
+    # candidates holds all the same.
+    measured = key_for(
+        wanted.model_copy(update={"tensor_board": False}) if wanted is not None else None,
+        request.target.model_copy(update={"gpu": None}),
+    )
     own = replace(settings, credentials=_store_credentials(settings))
     store = open_store(request.store, own, work, plain_http=request.store_plain_http)
     found = asyncio.run(store.find(key))
@@ -193,6 +197,7 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport |
         teacher=_path(inputs, _TEACHER),
         metric_function=_path(inputs, _METRIC),
         samples=request.samples,
+        events=work / EVENTS_NAME if wanted is not None and wanted.tensor_board else None,
         key=key,
         ledger=Ledger(place, measured),
         share=Share(index, count, lambda i: StorePlace(store, note_key(key, i))) if count > 1 else None,
@@ -255,6 +260,7 @@ def _prepare_work(work: Path) -> None:
             _METRIC,
             _TEACHER,
             "artifact",
+            EVENTS_NAME,
             "stored",
             "original",
             "teaching",

@@ -18,6 +18,7 @@ from longshore_optimizer.custom_metric import MetricRaisedError
 from longshore_optimizer.data import Dataset, read
 from longshore_optimizer.decide import Decision, Rules, Trial, decide, is_better, missed_limit, refuse
 from longshore_optimizer.errors import Problem, Reason
+from longshore_optimizer.events import recorded
 from longshore_optimizer.fetch import content
 from longshore_optimizer.fetch.protobuf import Outline
 from longshore_optimizer.fetch.sink import disk_problem, file_sha256
@@ -70,12 +71,14 @@ def optimize(request: Request, reporter: Reporter) -> Manifest:
 
 
 def _optimized(request: Request, reporter: Reporter, left: Left, workers: Workers) -> Manifest:
-    request, prepared, subject = _opened(request, reporter, workers)
-    if not request.optimize:
-        decision, original = _served_as_is(prepared)
-        result = Result(request, prepared.path, prepared.path, prepared.runnable, original, decision)
-    else:
-        result = _search(request, subject, reporter, left, workers)
+    with recorded(reporter, request.events) as recorder:
+        request, prepared, subject = _opened(request, recorder, workers)
+        if not request.optimize:
+            decision, original = _served_as_is(prepared)
+            result = Result(request, prepared.path, prepared.path, prepared.runnable, original, decision)
+        else:
+            result = _search(request, subject, recorder, left, workers)
+            recorder.trial(result.original)
     result = replace(
         result,
         format=prepared.format,

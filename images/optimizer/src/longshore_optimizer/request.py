@@ -29,7 +29,8 @@ class Request:
     `teacher` is a model in any format, for distillation; `epochs` the most passes over the training data for
     one candidate. `share` is set where several workers search. `metric` and `max_drop` count only
     where there is evaluation data (or agreement is asked for by name). `samples` is how many rows of the data
-    become sample requests in the artifact.
+    become sample requests in the artifact. `events` is a directory that trials are written to as TensorBoard
+    events; in the work directory, by the name that it has in the artifact, it goes into that.
     """
 
     model: Path
@@ -64,6 +65,7 @@ class Request:
     key: str | None = None
     ledger: "Ledger | None" = None
     share: "Share | None" = None
+    events: Path | None = None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -108,6 +110,8 @@ def artifact_key(
     settings = None
     if optimize is not None:
         settings = optimize.model_dump(mode="json", exclude={"parallelism", "resources"})
+        if not optimize.tensor_board:
+            del settings["tensor_board"]
         for part in ("calibration", "evaluation", "training"):
             if settings.get(part):
                 settings[part] = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longshore.artifact.manifest import (
+    EVENTS_NAME,
     MANIFEST_NAME,
     MODEL_NAME,
     ORIGINAL,
@@ -159,6 +160,9 @@ def write(result: Result) -> Manifest:
             exported = result.request.work / exports.DIRECTORY
             if result.exports and exported.is_dir():
                 shutil.copytree(exported, staging / exports.DIRECTORY)
+            events = result.request.work / EVENTS_NAME
+            if result.request.events == events and events.is_dir():
+                shutil.copytree(events, staging / EVENTS_NAME)
             (staging / MANIFEST_NAME).write_text(manifest.model_dump_json(by_alias=True, indent=2) + "\n")
             if result.recorded is not None and result.request.samples:
                 file = staging / SAMPLES_NAME

@@ -203,6 +203,10 @@ class Optimize(Part):
     exports: Annotated[tuple[Export, ...], Field(max_length=9)] = Field(
         default=(), description="Formats written beside the served model."
     )
+    tensor_board: bool = Field(
+        default=False,
+        description="Whether the artifact also holds the trials as TensorBoard events, in tensorboard/.",
+    )
     resources: Resources | None = Field(
         default=None, description="Requests and limits of the Job's pod; absent: those of serving."
     )

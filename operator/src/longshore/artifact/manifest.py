@@ -12,6 +12,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
 SAMPLES_NAME = "samples.jsonl"
+EVENTS_NAME = "tensorboard"
 ORIGINAL = "original"
 
 
