@@ -308,14 +308,15 @@ def test_another_format_is_converted_by_a_job_without_a_search() -> None:
     assert len(world.jobs()) == 1
 
 
-def test_the_job_mounts_the_volume_of_the_teacher() -> None:
-    training = {"uri": "https://data.example/t.npz", "teacher": "pvc://teachers/large.onnx"}
+def test_the_job_mounts_the_volumes_of_teacher_and_student() -> None:
+    others = {"teacher": "pvc://teachers/large.onnx", "student": "pvc://students/small.onnx"}
+    training = {"uri": "https://data.example/t.npz", **others}
     world = World({"model": {"uri": "pvc://models/m.onnx"}, "optimize": {"training": training}})
     world.settle()
     (job,) = world.jobs()
     volumes = job["spec"]["template"]["spec"]["volumes"]
     claims = [v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v]
-    assert claims == ["models", "teachers"]
+    assert claims == ["models", "teachers", "students"]
 
 
 @pytest.mark.parametrize(

@@ -154,20 +154,22 @@ def test_the_artifact_holds_tensorboards_events_when_asked(digits: Path, tmp_pat
     assert len(list((home / "store").glob("*trials*.json"))) == 1, "what was scored holds for both"
 
 
-async def test_the_teacher_is_fetched_and_its_content_decides_the_artifact(tmp_path: Path) -> None:
+@pytest.mark.parametrize("role", ["teacher", "student"])
+async def test_teacher_and_student_are_fetched_and_their_content_decides_the_artifact(
+    tmp_path: Path, role: str
+) -> None:
     claim_ = claim(tmp_path)
     for name in ("model", "first", "second"):
         mlp(claim_ / f"{name}.onnx", seed=len(name))
     np.savez(claim_ / "t.npz", x=np.zeros((4, 16), np.float32))
     keys = []
     for name in ("first", "second", "first"):
-        teacher = f"pvc://models/{name}.onnx"
-        training = {"uri": "pvc://models/t.npz", "teacher": teacher}
+        training = {"uri": "pvc://models/t.npz", role: f"pvc://models/{name}.onnx"}
         asked = request_for("pvc://models/model.onnx", techniques=["Distillation"], training=training)
         request = JobRequest.model_validate(asked)
         settings = FetchSettings(volume_root=tmp_path / "pvc")
         inputs = await fetch_inputs(request, tmp_path / f"work-{len(keys)}", settings)
-        assert inputs.data["teacher"].path.read_bytes() == (claim_ / f"{name}.onnx").read_bytes()
+        assert inputs.data[role].path.read_bytes() == (claim_ / f"{name}.onnx").read_bytes()
         digests = {part: fetched.sha256 for part, fetched in inputs.data.items()}
         keys.append(artifact_key("0" * 64, digests, request.optimize, request.target, "1"))
     assert keys[0] == keys[2] != keys[1]

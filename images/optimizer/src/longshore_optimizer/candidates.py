@@ -364,6 +364,7 @@ class Bench:
                 training=str(self._request.training) if self._request.training else None,
                 epochs=self._request.epochs,
                 teacher=str(self._request.teacher) if self._request.teacher else None,
+                student=str(self._request.student) if self._request.student else None,
                 seconds=min(0.8 * limit, max(seconds if seconds is not None else limit, _LEAST_TRAINING)),
             )
         except WorkerError as error:

@@ -34,6 +34,9 @@ def optimize(
     teacher: Annotated[
         str | None, typer.Option(help="Model that teaches in distillation; default: the original.")
     ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Model that learns in distillation; default: made from the original.")
+    ] = None,
     metric: Annotated[
         str,
         typer.Option(
@@ -106,6 +109,7 @@ def optimize(
                 evaluation=evaluation,
                 training=training,
                 teacher=teacher,
+                student=student,
                 metric=metric,
                 metric_function=metric_function,
                 max_drop=max_drop,

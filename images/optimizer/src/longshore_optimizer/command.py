@@ -42,6 +42,7 @@ class Options:
     evaluation: str | None
     training: str | None
     teacher: str | None
+    student: str | None
     metric: str
     metric_function: str | None
     max_drop: float
@@ -99,6 +100,7 @@ def _ledger_key(request: Request) -> str:
         request.evaluation,
         request.training,
         request.teacher,
+        request.student,
         request.metric_function,
     )
     content = [
@@ -166,6 +168,7 @@ def to_request(options: Options, work: Path, settings: FetchSettings) -> Request
         evaluation=_data(options.evaluation, work / "evaluation", settings, "the evaluation data"),
         training=_data(options.training, work / "training", settings, "the training data"),
         teacher=_data(options.teacher, work / "teacher", settings, "the teacher"),
+        student=_data(options.student, work / "student", settings, "the student"),
         metric_function=_data(options.metric_function, work / "metric", settings, "the metric function"),
     )
 

@@ -31,7 +31,7 @@ INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 
 _PARTS = ("calibration", "evaluation", "training")
 _METRIC = "metric"
-_TEACHER = "teacher"
+_MODELS = ("teacher", "student")
 
 
 def read_request() -> JobRequest:
@@ -82,8 +82,9 @@ def _sources(optimize: Optimize | None) -> dict[str, Data]:
     found: dict[str, Data | None] = {part: getattr(optimize, part) for part in _PARTS}
     if optimize.evaluation is not None:
         found[_METRIC] = optimize.evaluation.function
-    if optimize.training is not None and optimize.training.teacher is not None:
-        found[_TEACHER] = Data(uri=optimize.training.teacher)
+    for part in _MODELS if optimize.training is not None else ():
+        uri = getattr(optimize.training, part)
+        found[part] = Data(uri=uri) if uri is not None else None
     return {part: source for part, source in found.items() if source is not None}
 
 
@@ -194,7 +195,8 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport |
         calibration=_path(inputs, "calibration"),
         evaluation=_path(inputs, "evaluation"),
         training=_path(inputs, "training"),
-        teacher=_path(inputs, _TEACHER),
+        teacher=_path(inputs, "teacher"),
+        student=_path(inputs, "student"),
         metric_function=_path(inputs, _METRIC),
         samples=request.samples,
         events=work / EVENTS_NAME if wanted is not None and wanted.tensor_board else None,
@@ -258,12 +260,12 @@ def _prepare_work(work: Path) -> None:
             "input",
             *_PARTS,
             _METRIC,
-            _TEACHER,
+            *_MODELS,
             "artifact",
             EVENTS_NAME,
             "stored",
             "original",
-            "teaching",
+            *(f"{name}-onnx" for name in _MODELS),
             "chosen",
             "scratch",
         ):

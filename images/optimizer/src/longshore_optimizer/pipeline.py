@@ -119,10 +119,12 @@ def _countdown(seconds: float) -> Left:
 
 
 def _opened(request: Request, reporter: Reporter, workers: Workers) -> tuple[Request, Prepared, Subject]:
-    """Convert model and teacher, and read the data."""
+    """Convert model, teacher and student, and read the data."""
     prepared = to_onnx(request, reporter, workers)
-    if request.teacher is not None and request.optimize:
-        request = replace(request, teacher=_teacher(request, reporter, workers))
+    if request.optimize:
+        teacher = _other(request, "teacher", request.teacher, reporter, workers)
+        student = _other(request, "student", request.student, reporter, workers)
+        request = replace(request, teacher=teacher, student=student)
     calibration, evaluation = read_data(request, prepared.runnable)
     return request, prepared, Subject(prepared.path, prepared.runnable, calibration, evaluation)
 
@@ -153,18 +155,22 @@ def worker_problem(error: WorkerError) -> Problem:
     )
 
 
-def _teacher(request: Request, reporter: Reporter, workers: Workers) -> Path:
-    """Make the teacher an ONNX model that runs; code in it is never loaded, as the opt-in is the model's.
+def _other(
+    request: Request, role: str, model: Path | None, reporter: Reporter, workers: Workers
+) -> Path | None:
+    """Make a teacher or student an ONNX model that runs; code in it is never loaded: the opt-in is the
+    model's.
 
     Raises:
         Problem: as `to_onnx`.
     """
-    assert request.teacher is not None
-    own = replace(request, model=request.teacher, format=None, allow_pickle=False, factory=None)
+    if model is None:
+        return None
+    own = replace(request, model=model, format=None, allow_pickle=False, factory=None)
     try:
-        return to_onnx(own, reporter, workers, "teaching").path
+        return to_onnx(own, reporter, workers, f"{role}-onnx").path
     except Problem as problem:
-        raise Problem(problem.reason, f"the teacher cannot be used: {problem.message}") from problem
+        raise Problem(problem.reason, f"the {role} cannot be used: {problem.message}") from problem
 
 
 def to_onnx(request: Request, reporter: Reporter, workers: Workers, folder: str = ORIGINAL) -> Prepared:
@@ -267,6 +273,7 @@ def _offers(
         vnni=cpu.has_vnni(cpu.cpu_flags()),
         calibration=request.calibration is not None,
         training=request.training is not None,
+        student=request.student is not None,
         goal=request.goal,
         p95_limit_ms=request.p95_limit_ms,
         size_limit=request.size_limit,

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from longshore_optimizer.ledger import Ledger
     from longshore_optimizer.parallel import Share
 
+_SOURCES = frozenset({"uri", "credentials", "sha256", "function", "student"})
+"""Fields that tell where something lies: the digests of what lies there count in their place."""
+
 RESULTS_VERSION = "1"
 """Raised whenever the same request would give another artifact, so that old cached ones are not taken."""
 
@@ -26,11 +29,11 @@ RESULTS_VERSION = "1"
 class Request:
     """Paths are of fetched, digest-checked files; times in seconds, sizes in bytes.
 
-    `teacher` is a model in any format, for distillation; `epochs` the most passes over the training data for
-    one candidate. `share` is set where several workers search. `metric` and `max_drop` count only
-    where there is evaluation data (or agreement is asked for by name). `samples` is how many rows of the data
-    become sample requests in the artifact. `events` is a directory that trials are written to as TensorBoard
-    events; in the work directory, by the name that it has in the artifact, it goes into that.
+    `teacher` and `student` are models in any format, for distillation; `epochs` the most passes over the
+    training data for one candidate. `share` is set where several workers search. `metric` and `max_drop`
+    count only where there is evaluation data (or agreement is asked for by name). `samples` is how many rows
+    of the data become sample requests in the artifact. `events` is a directory that trials are written to as
+    TensorBoard events; in the work directory, by the name that it has in the artifact, it goes into that.
     """
 
     model: Path
@@ -46,6 +49,7 @@ class Request:
     evaluation: Path | None = None
     training: Path | None = None
     teacher: Path | None = None
+    student: Path | None = None
     epochs: int = 1000
     metric: Metric = Metric.ACCURACY
     metric_function: Path | None = None
@@ -117,7 +121,7 @@ def artifact_key(
                 settings[part] = {
                     k: v
                     for k, v in settings[part].items()
-                    if k not in ("uri", "credentials", "sha256", "function") and not (k == "teacher" and v)
+                    if k not in _SOURCES and not (k == "teacher" and v)
                 }
     content: dict[str, object] = {
         "input": input_sha256,

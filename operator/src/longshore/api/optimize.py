@@ -140,6 +140,10 @@ class Training(Data):
     teacher: Uri | None = Field(
         default=None, description="Teacher for distillation; absent: the original model."
     )
+    student: Uri | None = Field(
+        default=None,
+        description="Student for distillation, trained before or not; absent: made from the original model.",
+    )
 
 
 class Limits(Part):

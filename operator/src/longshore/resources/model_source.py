@@ -163,7 +163,8 @@ def _claims(model: Model, optimize: Optimize | None) -> tuple[str, ...]:
     if optimize is not None:
         function = optimize.evaluation.function if optimize.evaluation else None
         data = (optimize.calibration, optimize.evaluation, optimize.training, function)
-        if optimize.training is not None and optimize.training.teacher is not None:
-            uris.append(optimize.training.teacher)
+        if optimize.training is not None:
+            others = (optimize.training.teacher, optimize.training.student)
+            uris += [uri for uri in others if uri is not None]
     parts = [urlsplit(uri) for uri in (*uris, *(d.uri for d in data if d))]
     return tuple(dict.fromkeys(part.netloc for part in parts if part.scheme == "pvc"))

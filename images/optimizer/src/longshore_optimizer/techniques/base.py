@@ -48,6 +48,7 @@ class TargetFacts:
     gpu: str | None = None
     calibration: bool = False
     training: bool = False
+    student: bool = False
     goal: Goal = Goal.LATENCY
     p95_limit_ms: float | None = None
     size_limit: int | None = None
@@ -76,7 +77,7 @@ class Work:
     """What `apply` gets: the prepared model, where to write, data, a scratch directory and a time limit.
 
     `epochs` is the most passes over the training data; `teacher` an ONNX model that teaches in place of the
-    original.
+    original, `student` one that is taught in place of what is made from it.
     """
 
     model: Path
@@ -90,6 +91,7 @@ class Work:
     seconds: float = 600.0
     epochs: int = 1000
     teacher: Path | None = None
+    student: Path | None = None
 
     def passes(self, wanted: int) -> int:
         """Passes over the training data that a technique (or its parameters) wants, up to the limit."""

@@ -38,6 +38,7 @@ def build(request: Request) -> Built:
         seconds=float(request.get("seconds", 600.0)),
         epochs=int(request.get("epochs", 1000)),
         teacher=Path(request["teacher"]) if request.get("teacher") else None,
+        student=Path(request["student"]) if request.get("student") else None,
     )
     flushed = 0
     if request["technique"] == "Prepare":

@@ -1,4 +1,5 @@
-"""Distillation: a student, the original with fewer channels and layers, learns what the original answers."""
+"""Distillation: a student, the original with fewer channels and layers or one that is given, learns what the
+original answers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +7,15 @@ from pathlib import Path
 import onnx
 from longshore.api.optimize import TechniqueName
 
-from longshore_optimizer.techniques import blocks, depth, onnxfile, structured_pruning, students, survey
+from longshore_optimizer.techniques import (
+    blocks,
+    depth,
+    given_student,
+    onnxfile,
+    structured_pruning,
+    students,
+    survey,
+)
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work, lacks_training
 from longshore_optimizer.techniques.coupling import products
 from longshore_optimizer.techniques.prepare import infer
@@ -36,12 +45,14 @@ class Distillation:
         return lacks_training(target)
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
-        """A shallow student, which fewer layers make faster than fewer channels can; then students of three
-        sizes taught by answers, the middle one by features and relations too.
+        """The student that is given, if there is one; a shallow one, which fewer layers make faster than
+        fewer channels can; then students of three sizes taught by answers, the middle one by features and
+        relations too.
 
-        Where 8 bits alone do not meet a limit on the size, each loses more channels until it does.
+        Where 8 bits alone do not meet a limit on the size, those that are made lose more channels until they
+        do.
         """
-        proposals: list[Proposal] = []
+        proposals = [*self._given(model, target)]
         block = blocks.asked(target)
         layers, rest = _SHALLOW
         shallow: dict[str, object] = {"share": rest, "layers": layers}
@@ -61,6 +72,13 @@ class Distillation:
             proposals.append(Proposal(f"distilled-75-{relation}", self.name, wanted | block, trains=True))
         return tuple(proposals)
 
+    def _given(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
+        if not target.student:
+            return ()
+        given = Proposal("distilled-given", self.name, {"given": True, "relation": "response"}, trains=True)
+        forms = students.in_eight_bits_too(given, model, target)
+        return (*forms, *students.continued(forms))
+
     def apply(self, work: Work) -> None:
         """Prune, train, quantize where asked to; NotApplicableError where the graph cannot be trained."""
         students.write(work, _student)
@@ -74,12 +92,6 @@ def _student(work: Work) -> onnx.ModelProto:
         raise ValueError("distillation needs training data")
     teacher = onnxfile.load(work.model)
     samples = training.load(work.model, work.training)
-    data = work.calibration or work.training
-    found, share = _survey(work, teacher, data), float(work.parameters["share"])
-    # Of the original's products: those of layers that went count.
-    removals = survey.by_share(found, 1 - (1 - share) * products(teacher) / found.products({}))
-    removals = survey.to_size(found, removals, work.parameters.get("sizeLimit"))
-    student = infer(survey.pruned(found, removals))
     lesson = Lesson(
         relation=str(work.parameters["relation"]),
         epochs=work.passes(60),
@@ -87,7 +99,25 @@ def _student(work: Work) -> onnx.ModelProto:
         seed=work.seed,
         threads=work.threads,
     )
+    student = _given(work, teacher) if work.parameters.get("given") else _smaller(work, teacher)
     return training.train(student, teacher, samples, lesson, foreign=foreign_teacher.of(work))
+
+
+def _given(work: Work, original: onnx.ModelProto) -> onnx.ModelProto:
+    if work.student is None:
+        raise ValueError("there is no student")
+    return given_student.load(work.student, original)
+
+
+def _smaller(work: Work, teacher: onnx.ModelProto) -> onnx.ModelProto:
+    """Take channels and layers away."""
+    data = work.calibration or work.training
+    assert data is not None
+    found, share = _survey(work, teacher, data), float(work.parameters["share"])
+    # Of the original's products: those of layers that went count.
+    removals = survey.by_share(found, 1 - (1 - share) * products(teacher) / found.products({}))
+    removals = survey.to_size(found, removals, work.parameters.get("sizeLimit"))
+    return infer(survey.pruned(found, removals))
 
 
 def _survey(work: Work, teacher: onnx.ModelProto, data: Path) -> survey.Survey:

@@ -74,7 +74,7 @@ def _student(work: Work, make: Make) -> onnx.ModelProto:
 def _path(work: Work) -> Path:
     """Where a student lies, whatever its form."""
     rest = {k: v for k, v in work.parameters.items() if k not in _FORM}
-    material = [str(p) for p in (work.model, work.calibration, work.training, work.teacher)]
+    material = [str(p) for p in (work.model, work.calibration, work.training, work.teacher, work.student)]
     settings = json.dumps([material, rest, work.seed, work.epochs], sort_keys=True)
     return work.scratch / f"student-{hashlib.sha256(settings.encode()).hexdigest()[:16]}.onnx"
 
