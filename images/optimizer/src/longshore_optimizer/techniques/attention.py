@@ -132,7 +132,7 @@ def fuse(model: onnx.ModelProto) -> int:
     if found:
         del model.graph.node[:]
         model.graph.node.extend(nodes)
-        remove_dead(model)
+        editing.drop_unused(model.graph)
         import_domain(model)
     return len(found)
 
@@ -141,20 +141,6 @@ def import_domain(model: onnx.ModelProto) -> None:
     """Name the runtime's own operators among those that a model uses, in place."""
     if all(o.domain != DOMAIN for o in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-
-
-def remove_dead(model: onnx.ModelProto) -> None:
-    """Drop nodes and weights that nothing reads, in place."""
-    graph = model.graph
-    kept = {o.name for o in graph.output} | editing.captured(graph)
-    while True:
-        read = kept | {name for node in graph.node for name in node.input}
-        dead = [node for node in graph.node if not read.intersection(node.output)]
-        if not dead:
-            break
-        for node in dead:
-            graph.node.remove(node)
-    editing.remove_initializers(graph, {i.name for i in graph.initializer} - read)
 
 
 def _around(graph: Graph, softmax: onnx.NodeProto) -> Attention | None:

@@ -98,6 +98,13 @@ class Work:
         return min(int(self.parameters.get("epochs", wanted)), self.epochs)
 
 
+def lacks_weights(model: ModelFacts) -> str | None:
+    """Say why there are no float32 weights to store otherwise, None where there are."""
+    if model.quantized:
+        return "the model is quantized already"
+    return None if model.weight_bytes else "the model has no float32 weights"
+
+
 def lacks_training(target: TargetFacts) -> str | None:
     """Say what is missing for techniques that train, None where nothing is."""
     if not target.training:

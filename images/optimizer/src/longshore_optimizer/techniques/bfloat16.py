@@ -8,7 +8,14 @@ from longshore.api.optimize import TechniqueName
 from onnx import TensorProto
 
 from longshore_optimizer.techniques import onnxfile
-from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal, TargetFacts, Work
+from longshore_optimizer.techniques.base import (
+    ModelFacts,
+    NotApplicableError,
+    Proposal,
+    TargetFacts,
+    Work,
+    lacks_weights,
+)
 from longshore_optimizer.techniques.float16 import store_halves
 
 _LEAST_OPSET = 13
@@ -23,11 +30,8 @@ class BFloat16:
     def applies(self, model: ModelFacts, target: TargetFacts) -> str | None:
         """Float32 weights are needed."""
         del target
-        if model.quantized:
-            return "the model is quantized already"
-        if not model.weight_bytes:
-            return "the model has no float32 weights"
-        return None if model.opset >= _LEAST_OPSET else f"opset {model.opset} is older than {_LEAST_OPSET}"
+        old = f"opset {model.opset} is older than {_LEAST_OPSET}" if model.opset < _LEAST_OPSET else None
+        return lacks_weights(model) or old
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
         """One candidate."""

@@ -63,7 +63,7 @@ def without(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
         assert kept is not None
         _redirect(graph, node.output[0], kept)
         _repeated(graph)
-        _drop_unused(graph)
+        editing.drop_unused(graph)
         result = infer(result)
     return result
 
@@ -152,19 +152,6 @@ def _repeated(graph: onnx.GraphProto) -> None:
             continue
         if node.output[0] not in fixed:
             _redirect(graph, node.output[0], node.input[0])
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Drop nodes and weights that nothing reads."""
-    wanted = {o.name for o in graph.output} | editing.captured(graph)
-    kept = []
-    for node in reversed(graph.node):
-        if any(name in wanted for name in node.output):
-            wanted |= set(node.input)
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    editing.remove_initializers(graph, {i.name for i in graph.initializer} - wanted)
 
 
 def _answers(model: onnx.ModelProto, data: Path, scratch: Path, threads: int) -> NDArray[np.float64]:

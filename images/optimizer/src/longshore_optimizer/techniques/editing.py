@@ -80,6 +80,19 @@ def remove_initializers(graph: onnx.GraphProto, names: set[str]) -> None:
     graph.initializer.extend(kept)
 
 
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Drop nodes and weights that nothing reads."""
+    wanted = {o.name for o in graph.output} | captured(graph)
+    kept = []
+    for node in reversed(graph.node):
+        if any(name in wanted for name in node.output):
+            wanted |= set(node.input)
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    remove_initializers(graph, {i.name for i in graph.initializer} - wanted)
+
+
 def add_constant(graph: onnx.GraphProto, name: str, values: NDArray[Any]) -> str:
     """Add a constant tensor; gives its name."""
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))

@@ -6,7 +6,7 @@ from longshore.api.optimize import TechniqueName
 from onnx import TensorProto, helper, numpy_helper
 
 from longshore_optimizer.techniques import onnxfile
-from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work
+from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work, lacks_weights
 
 _LEAST_ELEMENTS = 256
 _LARGEST: dict[int, float] = {TensorProto.FLOAT16: 65504.0, TensorProto.BFLOAT16: 3.389e38}
@@ -21,9 +21,7 @@ class Float16:
     def applies(self, model: ModelFacts, target: TargetFacts) -> str | None:
         """Float32 weights are needed."""
         del target
-        if model.quantized:
-            return "the model is quantized already"
-        return None if model.weight_bytes else "the model has no float32 weights"
+        return lacks_weights(model)
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
         """Weights only, then everything."""

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from longshore_optimizer.techniques import editing, onnxfile
-from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal, TargetFacts, Work
+from longshore_optimizer.techniques.base import (
+    ModelFacts,
+    NotApplicableError,
+    Proposal,
+    TargetFacts,
+    Work,
+    lacks_weights,
+)
 from longshore_optimizer.techniques.editing import Weights
 
 _LEAST_ELEMENTS = 1024
@@ -36,13 +43,10 @@ class UnstructuredPruning:
     def applies(self, model: ModelFacts, target: TargetFacts) -> str | None:
         """Float32 weights are needed, and opset 11 to store them sparse."""
         del target
-        if model.quantized:
-            return "the model is quantized already"
-        if not model.weight_bytes:
-            return "the model has no float32 weights"
-        if model.opset < _LEAST_OPSET:
+        lacking = lacks_weights(model)
+        if lacking is None and model.opset < _LEAST_OPSET:
             return f"opset {model.opset} is older than {_LEAST_OPSET}, which sparse storage needs"
-        return None
+        return lacking
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
         """Three sparsities, and 2 of every 4 weights."""

@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from longshore_optimizer.techniques import onnxfile
-from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal, TargetFacts, Work
+from longshore_optimizer.techniques.base import (
+    ModelFacts,
+    NotApplicableError,
+    Proposal,
+    TargetFacts,
+    Work,
+    lacks_weights,
+)
 
 _LEAST_ELEMENTS = 1024
 _LEAST_OPSET = 13
@@ -24,11 +31,8 @@ class WeightOnly:
     def applies(self, model: ModelFacts, target: TargetFacts) -> str | None:
         """Large float32 weights are needed."""
         del target
-        if model.quantized:
-            return "the model is quantized already"
-        if not model.weight_bytes:
-            return "the model has no float32 weights"
-        return None if model.opset >= _LEAST_OPSET else f"opset {model.opset} is older than {_LEAST_OPSET}"
+        old = f"opset {model.opset} is older than {_LEAST_OPSET}" if model.opset < _LEAST_OPSET else None
+        return lacks_weights(model) or old
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
         """Stored int8 for any model; blocks for those that are mostly matrix products."""

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from longshore_optimizer.techniques import editing, onnxfile
-from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal, TargetFacts, Work
+from longshore_optimizer.techniques.base import (
+    ModelFacts,
+    NotApplicableError,
+    Proposal,
+    TargetFacts,
+    Work,
+    lacks_weights,
+)
 from longshore_optimizer.techniques.editing import Weights
 
 _LEAST_ELEMENTS = 1024
@@ -30,9 +37,7 @@ class WeightSharing:
     def applies(self, model: ModelFacts, target: TargetFacts) -> str | None:
         """Float32 weights are needed."""
         del target
-        if model.quantized:
-            return "the model is quantized already"
-        return None if model.weight_bytes else "the model has no float32 weights"
+        return lacks_weights(model)
 
     def space(self, model: ModelFacts, target: TargetFacts) -> tuple[Proposal, ...]:
         """Codebooks of 256 values (a byte a weight), of 64 (three quarters) and of 16 (half a byte)."""
