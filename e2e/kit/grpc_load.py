@@ -65,6 +65,6 @@ class GrpcLoad:
 
     def _ask(self, client: Any) -> None:
         try:
-            client.infer(self.target.name, self._tensors, client_timeout=10)
+            client.infer(self.target.name, self._tensors, client_timeout=30)
         except triton.InferenceServerException as error:
             self.failures.append(str(error))

@@ -75,7 +75,7 @@ class Load:
             await asyncio.gather(*waiting)
 
     def _client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(timeout=10, headers=dict(self.headers), verify=self._tls)
+        return httpx.AsyncClient(timeout=30, headers=dict(self.headers), verify=self._tls)
 
     async def _ask(self, kept: httpx.AsyncClient, address: str, fresh: bool) -> None:
         body, began = self._body, time.monotonic()

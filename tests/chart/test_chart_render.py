@@ -126,6 +126,21 @@ def test_every_pod_is_allowed_under_restricted_pod_security(
     apiserver.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(pods))
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_a_busy_pod_is_not_taken_for_a_dead_one(helm: Helm, name: str) -> None:
+    probes = {}
+    for obj in helm.render(SETS[name]):
+        template = obj["spec"].get("template", {}) if obj["kind"] == "Deployment" else {}
+        for container in template.get("spec", {}).get("containers", []):
+            for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+                if kind in container:
+                    probes[f"{obj['metadata']['name']} {kind}"] = container[kind]
+    assert len(probes) >= 3
+    assert {probe["timeoutSeconds"] for probe in probes.values()} == {5}, probes
+    patience = [p["timeoutSeconds"] * p["failureThreshold"] for n, p in probes.items() if "liveness" in n]
+    assert min(patience) >= 30
+
+
 def test_the_chart_carries_the_generated_definition(helm: Helm) -> None:
     """A template and not crds/, so that an upgrade of the release upgrades the definition."""
     generated = (ROOT / "crds/longshore.dev_modeldeployments.yaml").read_text()

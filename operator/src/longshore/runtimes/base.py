@@ -97,10 +97,14 @@ class Runtime(Protocol):
 
 
 def http_probe(path: str, port: int, period: int, failures: int) -> dict[str, Any]:
-    """Give a probe that asks `path` every `period` seconds and fails after `failures` bad answers."""
+    """Give a probe that asks `path` every `period` seconds and fails after `failures` bad answers.
+
+    A bad answer and a refused connection count at once; 5 s is the patience with none. A short one takes
+    a busy pod out of its Service, which moves its load to the others until none is left.
+    """
     return {
         "httpGet": {"path": path, "port": port},
         "periodSeconds": period,
-        "timeoutSeconds": 2,
+        "timeoutSeconds": 5,
         "failureThreshold": failures,
     }
