@@ -25,7 +25,7 @@ from tests.optimizer.technique_bench import digits_cnn
 RULES = Rules(goal=Goal.LATENCY, max_drop=0.02, metric="Accuracy", confidence=0.95)
 
 
-def attempted(folder: Path, **changes: Any) -> Trial:
+def attempted(folder: Path, rules: Rules = RULES, **changes: Any) -> Trial:
     """A candidate with some weights set to zero, against the digits network."""
     model, calibration, evaluation = digits_cnn(folder / "source")
     request = Request(
@@ -51,7 +51,7 @@ def attempted(folder: Path, **changes: Any) -> Trial:
             proposal = Proposal(
                 "narrow", TechniqueName.STRUCTURED_PRUNING, {"share": 0.2, "criterion": "norm"}
             )
-            return bench.attempt(proposal, RULES)
+            return bench.attempt(proposal, rules)
 
 
 def slowed(monkeypatch: pytest.MonkeyPatch, busy: int, factor: float = 100) -> None:
@@ -86,6 +86,20 @@ def test_one_busy_moment_rules_no_candidate_out(tmp_path: Path, monkeypatch: pyt
     trial = attempted(tmp_path)
     assert trial.alive
     assert trial.metric is not None
+
+
+def test_a_candidate_whose_file_is_too_large_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = attempted(tmp_path / "without").size_bytes
+    assert size is not None
+    fits = attempted(tmp_path / "fits", replace(RULES, size_limit=size))
+    assert fits.metric is not None
+    monkeypatch.setattr(Bench, "_judge", None)
+    trial = attempted(tmp_path / "large", replace(RULES, size_limit=size - 1))
+    assert trial.verdict is Verdict.REFUSED
+    assert trial.reason == f"{size} bytes are over limits.size ({size - 1}): its answers were not judged"
+    assert trial.size_bytes == size
 
 
 @pytest.mark.parametrize("changes", [{"goal": Goal.SIZE}, {"goal": Goal.LATENCY, "size_limit": 10_000}])

@@ -86,7 +86,7 @@ def test_when_every_variant_is_slower_the_original_is_served() -> None:
     decision = decided(trial("a", 11), trial("b", 30))
     assert decision.chosen == "original"
     assert decision.original_reason == "nothing measured beats it"
-    assert decision.any_within_drop
+    assert decision.miss is None
 
 
 def test_noise_is_not_a_gain() -> None:
@@ -144,6 +144,43 @@ def test_limits_refuse_and_a_candidate_inside_them_beats_an_original_outside(rul
 def test_a_slower_candidate_inside_the_size_limit_is_served_when_the_original_breaks_it() -> None:
     rules = replace(RULES, size_limit=700)
     assert decided(trial("compact", 11, 600), rules=rules).chosen == "compact"
+
+
+def unjudged(name: str, size: int) -> Trial:
+    made = trial(name, 5, size)
+    return replace(made, metric=None, drop=None, verdict=Verdict.REFUSED, reason="too large", latency=None)
+
+
+@pytest.mark.parametrize(
+    ("rules", "trials", "miss"),
+    [
+        pytest.param(RULES, [trial("a", 20)], None, id="kept, and slower"),
+        pytest.param(RULES, [trial("a", 5, upper=0.1)], "maxDrop 0.01", id="not kept"),
+        pytest.param(
+            RULES, [trial("same", 20, lossless=True)], "maxDrop 0.01", id="only lossless and slower"
+        ),
+        pytest.param(RULES, [trial("same", 5, lossless=True)], None, id="a lossless one wins"),
+        pytest.param(
+            replace(RULES, size_limit=2000), [unjudged("a", 3000)], "maxDrop 0.01", id="none judged"
+        ),
+        pytest.param(replace(RULES, size_limit=700), [unjudged("a", 800)], "limits.size", id="none fits"),
+        pytest.param(
+            replace(RULES, size_limit=700), [trial("a", 5, 800)], "limits.size", id="judged, too large"
+        ),
+        pytest.param(replace(RULES, size_limit=700), [trial("a", 5, 600)], None, id="one fits"),
+        pytest.param(
+            replace(RULES, max_drop=None, p95_limit=20.0), [], None, id="only limits, which are kept"
+        ),
+        pytest.param(
+            replace(RULES, max_drop=None, p95_limit=1.0), [], "limits.p95", id="only limits, missed"
+        ),
+    ],
+)
+def test_what_on_miss_asks_about(rules: Rules, trials: list[Trial], miss: str | None) -> None:
+    decision = decided(*trials, rules=rules)
+    assert (decision.miss is None) == (miss is None)
+    assert miss is None or miss in str(decision.miss)
+    assert (decision.chosen == "original") or decision.miss is None
 
 
 def test_more_rounds_are_asked_for_while_noise_hides_who_wins() -> None:

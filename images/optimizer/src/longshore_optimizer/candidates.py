@@ -16,7 +16,7 @@ from longshore_optimizer import cascade, modeldir
 from longshore_optimizer.answers import LOSSLESS_TOLERANCE, check_shapes, lossless_difference
 from longshore_optimizer.custom_metric import CustomEvaluator
 from longshore_optimizer.data import Dataset
-from longshore_optimizer.decide import Latency, Rules, Trial, refuse
+from longshore_optimizer.decide import Latency, Rules, Trial, missed_limit, refuse
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch import protobuf
 from longshore_optimizer.ledger import Known
@@ -205,6 +205,9 @@ class Bench:
             trial = replace(trial, size_bytes=size)
             if proposal.lossless and not self._flushed and _same_graph(out, self._subject.path):
                 return refuse(trial, "the graph has nothing to remove", Verdict.SKIPPED)
+            missed = missed_limit(trial, rules)
+            if missed is not None:
+                return refuse(trial, f"{missed}: its answers were not judged")
             if known is not None and known.model_sha256 == modeldir.onnx_sha256(out):
                 return known.trial(proposal)
             with self._workers.start() as worker:

@@ -72,12 +72,16 @@ class Rules:
 
 @dataclass(frozen=True)
 class Decision:
-    """The winner's name (`original` included), every trial with its verdict, and the original's reason."""
+    """The winner's name (`original` included), every trial with its verdict, and the original's reason.
+
+    `miss` says what `optimize.onMiss` asks about: that the limits are kept by none, or maxDrop by no
+    candidate that was judged; None where that is not so.
+    """
 
     chosen: str
     original_reason: str
     trials: tuple[Trial, ...]
-    any_within_drop: bool
+    miss: str | None = None
 
 
 def refuse(trial: Trial, reason: str, verdict: Verdict = Verdict.REFUSED) -> Trial:
@@ -112,19 +116,27 @@ def decide(original: Trial, trials: Sequence[Trial], rules: Rules, original_name
     if original.latency is None or original.size_bytes is None:
         raise ValueError("the original must be measured")
     gated = [gate(t, rules) for t in trials]
-    within = any(not t.proposal.lossless and (t.alive or t.verdict is Verdict.KEPT) for t in gated)
-    gated = [_limits(t, rules, original) for t in gated]
     original_misses = missed_limit(original, rules)
+    miss = None
+    if original_misses is not None:
+        miss = f"no candidate passes the gates, and of the original {original_misses}"
+    elif rules.max_drop is not None and not any(_keeps_drop(t) for t in gated):
+        miss = f"no candidate is shown to be within maxDrop {rules.max_drop:g}"
+    gated = [_limits(t, rules, original) for t in gated]
     gains = {t.proposal.name: gain(original, t, rules.goal) for t in gated if t.alive}
     winner = _winner([t for t in gated if t.alive], gains, rules.goal, must_beat=original_misses is None)
     judged = tuple(_explain(t, gains, winner, rules.goal) for t in gated)
     if winner is None:
         reason = original_misses or "nothing measured beats it"
-        return Decision(original_name, reason, judged, within)
+        return Decision(original_name, reason, judged, miss)
     reason = (
         original_misses or f"{winner.proposal.name} {_gain_words(gains[winner.proposal.name], rules.goal)}"
     )
-    return Decision(winner.proposal.name, reason, judged, within or not winner.proposal.lossless)
+    return Decision(winner.proposal.name, reason, judged)
+
+
+def _keeps_drop(gated: Trial) -> bool:
+    return not gated.proposal.lossless and (gated.alive or gated.verdict is Verdict.KEPT)
 
 
 def gain(original: Trial, trial: Trial, goal: Goal) -> Ratio:

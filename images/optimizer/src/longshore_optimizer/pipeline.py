@@ -249,7 +249,7 @@ def read_data(request: Request, runnable: Runnable) -> tuple[Dataset | None, Dat
 def _served_as_is(prepared: Prepared) -> tuple[Decision, Trial]:
     size = modeldir.onnx_size(prepared.path)
     original = Trial(Bench.original_proposal(), size_bytes=size, verdict=Verdict.CHOSEN)
-    return Decision(ORIGINAL, "no optimization was asked for", (), False), original
+    return Decision(ORIGINAL, "no optimization was asked for", ()), original
 
 
 def _rules(request: Request) -> Rules:
@@ -308,8 +308,8 @@ def _search(request: Request, subject: Subject, reporter: Reporter, left: Left, 
             notes += _sample_note(subject.evaluation.count, rules)
         for trial in decision.trials:
             reporter.trial(trial)
-        if decision.chosen == ORIGINAL and request.on_miss is OnMiss.FAIL and not decision.any_within_drop:
-            raise Problem(Reason.NO_CANDIDATE, _miss_message(decision, rules))
+        if decision.miss is not None and request.on_miss is OnMiss.FAIL:
+            raise Problem(Reason.NO_CANDIDATE, _miss_message(decision))
         reporter.stage("Choose", decision.original_reason, best=decision.chosen)
         final = _keep(chosen, request.work / "chosen")
     original = replace(
@@ -331,7 +331,7 @@ def _unjudged(request: Request, subject: Subject, message: str) -> Result:
         verdict=Verdict.CHOSEN,
         reason=reason,
     )
-    decision = Decision(ORIGINAL, reason, (), any_within_drop=False)
+    decision = Decision(ORIGINAL, reason, ())
     notes = (*request.notes, message)
     return Result(request, subject.path, subject.path, subject.runnable, original, decision, notes=notes)
 
@@ -415,17 +415,15 @@ def _sample_note(count: int, rules: Rules) -> list[str]:
     ]
 
 
-def _miss_message(decision: Decision, rules: Rules) -> str:
+def _miss_message(decision: Decision) -> str:
     refused = [t for t in decision.trials if t.drop is not None and t.verdict is Verdict.REFUSED]
     best = min(refused, key=lambda t: t.drop.upper if t.drop else float("inf"), default=None)
     detail = ""
     if best is not None and best.drop is not None:
         detail = f"; the closest, {best.proposal.name}: {best.reason}"
-    bound = f"maxDrop {rules.max_drop:g}" if rules.max_drop is not None else "the limits"
     return (
-        f"no candidate is within {bound} and onMiss is Fail{detail}. Raise maxDrop, give more evaluation "
-        "data, or use "
-        "onMiss: ServeOriginal"
+        f"{decision.miss}, and onMiss is Fail{detail}. Raise maxDrop or the limits, give more evaluation "
+        "data, or use onMiss: ServeOriginal"
     )
 
 
