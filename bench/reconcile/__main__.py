@@ -81,7 +81,7 @@ def children(namespace: str, name: str) -> tuple[Mapping[str, Any], ...]:
         owner=Owner(namespace, name, "00000000-0000-0000-0000-000000000000"),
         generation=1,
         created=time.time(),
-        deleting=False,
+        deleted=None,
         finalizers=(),
         annotations={},
         spec=SPEC,

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import pytest
+from longshore.plan.deletion import PATIENCE
 from longshore.plan.state import Observed
 from longshore.resources.kinds import MODEL_DEPLOYMENT
+from longshore.store import Kept
 
-from tests.operator.world import SPEC, World
+from tests.operator.world import SPEC, KilledError, World
 
 ARTIFACT = f"oci://localhost:5000/longshore@sha256:{'b' * 64}"
 GOOD: dict[str, Any] = {
@@ -41,6 +44,84 @@ def test_the_artifact_is_released_before_the_finalizer_goes() -> None:
     assert plan.finalizers == ()
     assert plan.apply == ()
     assert plan.facts is None
+    assert world.settle() == [f"release {ARTIFACT}", "merge ModelDeployment/digits"]
+    assert world.objects == {}
+
+
+def test_killed_between_any_two_writes_of_a_deletion_nothing_is_left() -> None:
+    undisturbed = optimized()
+    undisturbed.edit(model={"uri": "https://models.example/other.onnx"})
+    undisturbed.settle()
+    undisturbed.delete_root()
+    writes = undisturbed.settle()
+    assert [write.split()[0] for write in writes] == ["delete", "release", "merge"]
+    for number in range(len(writes)):
+        world = optimized()
+        world.edit(model={"uri": "https://models.example/other.onnx"})
+        world.settle()
+        world.delete_root()
+        world.kill_at = len(world.writes) + number
+        with pytest.raises(KilledError):
+            world.settle()
+        if world.objects:
+            world.kill_at = None
+            world.restart()
+            world.settle()
+        assert world.objects == {}
+        assert f"release {ARTIFACT}" in world.writes
+
+
+def test_a_job_at_work_ends_before_the_finalizer_goes() -> None:
+    world = World({**SPEC, "optimize": {}})
+    world.settle()
+    (job,) = world.jobs()
+    world.node_is_lost = True
+    world.delete_root()
+    assert world.settle(patience=30) == [f"delete Job/{job['metadata']['name']}"]
+    assert world.root["metadata"]["finalizers"] == ["longshore.dev/artifacts"]
+    # It stored its artifact just before it ended.
+    world.end_job(GOOD)
+    assert world.settle() == [f"release {ARTIFACT}", "merge ModelDeployment/digits"]
+    assert world.objects == {}
+
+
+def test_a_job_that_never_ends_holds_a_deletion_for_a_bounded_time() -> None:
+    world = World({**SPEC, "optimize": {}})
+    world.settle()
+    world.node_is_lost = True
+    world.delete_root()
+    world.settle(patience=30)
+    world.now += PATIENCE
+    world.settle()
+    assert world.objects == {}
+
+
+def test_a_registry_that_is_away_is_asked_again_before_the_finalizer_goes() -> None:
+    world = optimized()
+    world.kept = (Kept(ARTIFACT, "its registry does not answer", away=True),)
+    world.delete_root()
+    for _ in range(3):
+        before, again = len(world.writes), world.reconcile()
+        assert world.writes[before:] == [f"release {ARTIFACT}"]
+        assert again == 5
+        world.now += again
+    world.kept = ()
+    assert world.settle() == [f"release {ARTIFACT}", "merge ModelDeployment/digits"]
+    assert world.objects == {}
+    assert "ArtifactLeft" not in {event["reason"] for event in world.events}
+
+
+def test_what_stays_in_the_store_is_told_and_holds_nobody_up() -> None:
+    for kept, wait in ((Kept(ARTIFACT, "HTTP 405"), 0.0), (Kept(ARTIFACT, "HTTP 503", away=True), PATIENCE)):
+        world = optimized()
+        world.kept = (kept,)
+        world.delete_root()
+        world.now += wait
+        world.settle()
+        assert world.objects == {}
+        (told,) = (event for event in world.events if event["reason"] == "ArtifactLeft")
+        assert ARTIFACT in told["message"]
+        assert kept.cause in told["message"]
 
 
 def test_an_artifact_that_another_model_uses_stays() -> None:

@@ -178,11 +178,15 @@ def test_a_status_that_another_version_wrote_is_no_obstacle() -> None:
         world.settle()
 
 
-def test_fields_without_effect_are_named_and_do_not_harm() -> None:
-    world = World(
-        {**SPEC, "model": {**SPEC["model"], "signature": {"publicKey": {"secretName": "k"}}}, "zebra": 1}
-    )
+@pytest.mark.parametrize("optimize", [None, {}], ids=["served as it is", "optimized"])
+def test_fields_without_effect_are_named_and_do_not_harm(optimize: Any) -> None:
+    signed = {**SPEC["model"], "signature": {"publicKey": {"secretName": "k"}}}
+    world = World({"model": signed, "zebra": 1} | ({} if optimize is None else {"optimize": optimize}))
     world.settle()
+    if optimize is not None:
+        artifact = f"oci://localhost:5000/longshore@sha256:{'b' * 64}"
+        world.end_job({"outcome": "Succeeded", "artifact": artifact})
+        world.settle()
     fields = world.condition("FieldsSupported")
     assert fields["status"] == "False"
     assert "spec.model.signature (" in fields["message"]

@@ -146,10 +146,19 @@ def test_out_of_memory_names_the_field() -> None:
     assert len(world.jobs()) == 1
 
 
+LAST_WORDS = {
+    "outcome": "Failed",
+    "reason": "DeadlineExceeded",
+    "message": "the Job was ended from outside before it was done",
+    "retryable": True,
+}
+
+
+@pytest.mark.parametrize("words", ["", LAST_WORDS], ids=["without-words", "with-last-words"])
 @pytest.mark.parametrize("job_knows", [True, False], ids=["the-job-failed", "its-pod-failed-first"])
-def test_the_deadline_names_the_field(job_knows: bool) -> None:
+def test_the_deadline_names_the_field(job_knows: bool, words: Any) -> None:
     world = started()
-    world.end_job("", failed=True, phase="Failed", reason="DeadlineExceeded", containerStatuses=[])
+    world.end_job(words, failed=True, phase="Failed", reason="DeadlineExceeded", containerStatuses=[])
     pod = next(o for (k, _), o in world.objects.items() if k == "Pod")
     pod["status"]["reason"] = "DeadlineExceeded"
     world._touch(pod)
@@ -158,6 +167,9 @@ def test_the_deadline_names_the_field(job_knows: bool) -> None:
     world.settle()
     assert world.condition("Stalled")["reason"] == "DeadlineExceeded"
     assert "raise optimize.budget.time" in world.condition("Stalled")["message"]
+    world.now += 3600
+    world.settle()
+    assert len(world.jobs()) == 1, "the same time is too short again"
 
 
 def test_a_pod_that_its_node_took_along_is_no_failure() -> None:

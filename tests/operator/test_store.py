@@ -1,7 +1,5 @@
 """Releasing artifacts: exactly the manifest, from exactly its registry, and never in anybody's way."""
 
-import logging
-
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -38,24 +36,43 @@ async def test_the_manifest_is_deleted_and_nothing_else(asked: list[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("status", "told"), [(200, False), (202, False), (404, False), (405, True), (307, True)]
+    ("status", "away"),
+    [
+        (200, None),
+        (202, None),
+        (404, None),
+        (405, False),
+        (401, False),
+        (307, False),
+        (429, True),
+        (503, True),
+    ],
 )
-async def test_a_refusal_is_logged_and_holds_nobody_up(
-    asked: list[str], status: int, told: bool, caplog: pytest.LogCaptureFixture
+async def test_what_stays_is_told_and_whether_to_ask_again(
+    asked: list[str], status: int, away: bool | None
 ) -> None:
     server = await registry(asked, status)
-    with caplog.at_level(logging.WARNING):
-        await ArtifactStore(plain_http=True).release([f"oci://127.0.0.1:{server.port}/longshore@{DIGEST}"])
+    artifact = f"oci://127.0.0.1:{server.port}/longshore@{DIGEST}"
+    kept = await ArtifactStore(plain_http=True).release([artifact])
     await server.close()
     assert len(asked) == 1, "a redirect is not followed"
-    assert (f"HTTP {status}" in caplog.text) == told
+    assert [(one.artifact, one.away) for one in kept] == ([] if away is None else [(artifact, away)])
+    assert all(str(status) in one.cause for one in kept)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:9", "[::", "no host", "127.0.0.1:99999"])
-async def test_a_registry_that_is_away_is_logged(
-    host: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("host", "away"), [("127.0.0.1:9", True), ("[::", False), ("no host", True), ("127.0.0.1:99999", False)]
+)
+async def test_a_registry_that_is_away_may_be_asked_again(
+    host: str, away: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "_TIMEOUT", 0.5)
-    with caplog.at_level(logging.WARNING):
-        await ArtifactStore(plain_http=True).release([f"oci://{host}/longshore@{DIGEST}"])
-    assert "stays in its store" in caplog.text
+    (kept,) = await ArtifactStore(plain_http=True).release([f"oci://{host}/longshore@{DIGEST}"])
+    assert kept.cause
+    assert kept.away == away
+
+
+async def test_what_lies_elsewhere_is_told_as_left() -> None:
+    (kept,) = await ArtifactStore(plain_http=True).release([f"s3://bucket/models@{DIGEST}"])
+    assert not kept.away
+    assert "OCI" in kept.cause

@@ -6,7 +6,7 @@ so that tables and properties over thousands of states stay fast. The real API s
 
 import copy
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from longshore.reconcile import Reconciler
 from longshore.resources.kinds import CHILDREN, EVENT, MODEL_DEPLOYMENT, POD, Kind, kind_of
 from longshore.senses import Senses
 from longshore.settings import Settings
+from longshore.store import Kept
 
 from tests.operator.merging import forget, merge, merge_patch
 
@@ -80,6 +81,10 @@ class World:
         self.gateway_api = False
         self.accepts: set[str] | None = None
         """Kinds of routes that the gateway takes at once; None: there is no gateway."""
+        self.kept: tuple[Kept, ...] = ()
+        """What the artifact store says of all that it shall release."""
+        self.node_is_lost = False
+        """Pods that shall end do not."""
         self.notify: Callable[..., None] = lambda owner, pending, urls: None
         self.kill_at: int | None = None
         """Number of the write, counted from 0, before which the operator ends."""
@@ -109,6 +114,7 @@ class World:
             self.metrics,
             examine=self._examine,
             notify=self._tell,
+            store=self,  # type: ignore[arg-type]  # stands in for ArtifactStore too
             clock=lambda: self.now,
         )
         self.hear()
@@ -202,6 +208,8 @@ class World:
         for (kind, name), obj in list(self.objects.items()):
             if kind == "Deployment":
                 self._deploy(name, obj)
+            if kind == "Job" and "deletionTimestamp" in obj["metadata"] and not self.node_is_lost:
+                self._end(name)
             if kind in ("HTTPRoute", "GRPCRoute") and self.accepts is not None:
                 self._attach(obj, kind in self.accepts)
 
@@ -403,10 +411,22 @@ class World:
             standing = self.objects.get((kind.kind, name))
             if standing is None or standing["metadata"]["uid"] != uid:
                 return
-            for other, pod in list(self.objects):
-                if other == "Pod" and pod.rpartition("-")[0] == name:
-                    self.vanish(other, pod)
-            self.vanish(kind.kind, name)
+            if propagation == "Foreground":
+                standing["metadata"].setdefault("deletionTimestamp", rfc3339(self.now))
+                self._touch(standing)
+            else:
+                self._end(name, kind.kind)
+
+    def _end(self, name: str, kind: str = "Job") -> None:
+        for other, pod in list(self.objects):
+            if other == "Pod" and pod.rpartition("-")[0] == name:
+                self.vanish(other, pod)
+        self.vanish(kind, name)
+
+    async def release(self, artifacts: Iterable[str]) -> tuple[Kept, ...]:
+        """As `ArtifactStore.release`."""
+        with _Write(self, f"release {' '.join(artifacts)}"):
+            return self.kept
 
     def _stored(self, obj: Object) -> Object:
         self._version += 1

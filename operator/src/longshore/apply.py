@@ -15,9 +15,11 @@ from longshore.plan.state import Observed
 from longshore.resources.kinds import CHILDREN, EVENT, MODEL_DEPLOYMENT, kind_of
 from longshore.resources.names import APPLIED
 from longshore.status import build_status, says_more, transitions
-from longshore.store import ArtifactStore
+from longshore.store import ArtifactStore, Kept
 
 _KINDS = {kind.kind: kind for kind in CHILDREN}
+_FOREGROUND = "Foreground"
+"""The object stands until its dependents are gone, and is heard of meanwhile."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -32,7 +34,7 @@ async def apply_plan(
     owner = observed.owner
     key = (owner.namespace, owner.name)
     if plan.release:
-        await store.release(plan.release)
+        writes += await _release(cluster, store, observed, plan)
     if plan.finalizers is not None:
         writes += await _set_finalizers(cluster, index, observed, plan.finalizers)
     for desired in plan.apply:
@@ -49,9 +51,36 @@ async def apply_plan(
     for deletion in plan.delete:
         kind = _KINDS[deletion.kind]
         await cluster.delete(kind, owner.namespace, deletion.name, deletion.uid, deletion.propagation)
-        index.forget(kind, key, deletion.name)
+        if deletion.propagation != _FOREGROUND:
+            index.forget(kind, key, deletion.name)
         writes += 1
     return writes
+
+
+async def _release(cluster: Cluster, store: ArtifactStore, observed: Observed, plan: Plan) -> int:
+    """Release artifacts; of those that stay an event tells.
+
+    Raises:
+        StoreAwayError: a registry is away, and the plan insists.
+    """
+    kept = await store.release(plan.release)
+    away = [one for one in kept if one.away]
+    if away and plan.insists:
+        raise StoreAwayError(away[0])
+    if not kept:
+        return 0
+    stays = "; ".join(f"{one.artifact} ({one.cause})" for one in kept)
+    message = f"left in the store, delete it there or by the store's life-cycle rules: {stays}"
+    _LOGGER.warning("%s", message, extra={"key": f"{observed.owner.namespace}/{observed.owner.name}"})
+    notice = Notice("Warning", "ArtifactLeft", message)
+    return await _record(cluster, observed, _identity(observed, notice), notice)
+
+
+class StoreAwayError(Exception):
+    """An artifact could not be released, and another attempt may do better."""
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__(f"{kept.artifact} is not released yet: {kept.cause}")
 
 
 def _stands(index: Index, wanted: Mapping[str, Any], live: Mapping[str, Any] | None) -> bool:

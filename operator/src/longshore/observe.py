@@ -69,7 +69,6 @@ def observe(
     by_kind: dict[str, list[Object]] = {}
     for (kind, _), obj in sorted(children.items()):
         by_kind.setdefault(kind, []).append(obj)
-    deleting = "deletionTimestamp" in metadata
     pods = [pod_view(obj) for obj in by_kind.get("Pod", ())]
     return Observed(
         now=now,
@@ -77,7 +76,7 @@ def observe(
         owner=owner,
         generation=metadata.get("generation", 0),
         created=timestamp(metadata.get("creationTimestamp")) or 0.0,
-        deleting=deleting,
+        deleted=timestamp(metadata.get("deletionTimestamp")),
         finalizers=tuple(metadata.get("finalizers", ())),
         annotations=metadata.get("annotations", {}),
         spec=root.get("spec", {}),
@@ -98,7 +97,7 @@ def observe(
         measured=senses.measured.get(key) if senses else None,
         live={place: obj for place, obj in children.items() if place[0] != "Pod"},
         other_routes=_other_routes(index, key) if root.get("spec", {}).get("route") else (),
-        shared_artifacts=_shared_artifacts(index, key) if deleting else frozenset(),
+        shared_artifacts=_shared_artifacts(index, key) if "deletionTimestamp" in metadata else frozenset(),
         installed=frozenset(index.installed),
         telemetry=senses.telemetry.get(key) if senses else None,
         analysed=senses.analysed.get(key) if senses else None,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from longshore.apply import NameTakenError, apply_plan, remove_answered, write_status
+from longshore.apply import NameTakenError, StoreAwayError, apply_plan, remove_answered, write_status
 from longshore.cluster import Cluster, ClusterError
 from longshore.index import Index, Key
 from longshore.metrics import Metrics
@@ -49,6 +49,7 @@ class Reconciler:
         exercise: Callable[[Key, Exercise | None], None] = lambda key, wanted: None,
         measure: Callable[[Owner, Measurement | None], None] = lambda owner, wanted: None,
         look_at_nodes: Callable[[Key, bool], None] = lambda key, wanted: None,
+        store: ArtifactStore | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
@@ -65,7 +66,7 @@ class Reconciler:
         self._measure = measure
         self._look_at_nodes = look_at_nodes
         self._clock = clock
-        self._store = ArtifactStore(settings.store_plain_http)
+        self._store = store or ArtifactStore(settings.store_plain_http)
 
     async def __call__(self, key: Key) -> float | None:
         """Reconcile one ModelDeployment; gives the seconds after which to come back.
@@ -105,7 +106,7 @@ class Reconciler:
         try:
             writes = await apply_plan(self._cluster, self._store, self._index, observed, plan)
         except ClusterError as error:
-            if error.status == 409 or (error.status == 404 and observed.deleting):
+            if error.status == 409 or (error.status == 404 and observed.deleted is not None):
                 log.info("came second to another writer: %s", error)
                 return SECOND_LOOK
             if not error.refused:
@@ -114,6 +115,10 @@ class Reconciler:
             self._metrics.failures.labels(error.reason).inc()
             why = f"the API server refuses what this spec asks for: {error}; mend that part of the spec"
             writes, plan = 0, _stalled(plan, Problem("ObjectRefused", why, again=REFUSED_LOOK))
+        except StoreAwayError as error:
+            log.warning("%s", error)
+            self._metrics.failures.labels("StoreAway").inc()
+            return STORE_LOOK
         except NameTakenError as error:
             log.warning("%s", error)
             self._metrics.failures.labels("NameTaken").inc()
@@ -195,6 +200,9 @@ class Reconciler:
 
 SECOND_LOOK = 0.25
 """Seconds until the next look after children were just made, or after somebody else wrote first."""
+
+STORE_LOOK = 5.0
+"""Seconds between tries to release an artifact whose registry is away."""
 
 REFUSED_LOOK = 60.0
 """Seconds between tries of what the API server refuses: a quota or a policy may have changed."""

@@ -1,13 +1,23 @@
 """What the operator does in the artifact store: nothing but removing what no revision uses."""
 
-import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import aiohttp
 
-_LOGGER = logging.getLogger(__name__)
 _TIMEOUT = 5.0
 """Seconds for one request: a deletion must not hang on a registry."""
+_GONE = (200, 202, 404)
+_BUSY = 429
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An artifact that stays in its store, and why; `away` where another attempt may do better."""
+
+    artifact: str
+    cause: str
+    away: bool = False
 
 
 class ArtifactStore:
@@ -16,18 +26,22 @@ class ArtifactStore:
     def __init__(self, plain_http: bool) -> None:
         self._scheme = "http" if plain_http else "https"
 
-    async def release(self, artifacts: Iterable[str]) -> None:
-        """Delete artifacts (`oci://host/repository@sha256:...`) from their registry.
+    async def release(self, artifacts: Iterable[str]) -> tuple[Kept, ...]:
+        """Delete artifacts (`oci://host/repository@sha256:...`) from their registry; gives those that stay.
 
-        A registry that is away or refuses keeps its bytes: that is logged and holds nobody up. Other kinds
-        of stores are left to their own life-cycle rules.
+        The operator holds no credentials of object stores: what lies there is left to their own life-cycle
+        rules.
         """
+        kept = []
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             for artifact in artifacts:
                 address = self._address(artifact)
-                if address is not None:
-                    await _delete(session, artifact, address)
+                if address is None:
+                    kept.append(Kept(artifact, "the operator deletes from OCI registries only"))
+                elif (why := await _delete(session, artifact, address)) is not None:
+                    kept.append(why)
+        return tuple(kept)
 
     def _address(self, artifact: str) -> str | None:
         reference, _, digest = artifact.removeprefix("oci://").partition("@")
@@ -37,12 +51,14 @@ class ArtifactStore:
         return f"{self._scheme}://{host}/v2/{repository.partition(':')[0]}/manifests/{digest}"
 
 
-async def _delete(session: aiohttp.ClientSession, artifact: str, address: str) -> None:
+async def _delete(session: aiohttp.ClientSession, artifact: str, address: str) -> Kept | None:
     try:
         async with session.delete(address, allow_redirects=False) as answer:
             status = answer.status
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        _LOGGER.warning("artifact %s stays in its store: %s", artifact, error or type(error).__name__)
-        return
-    if status not in (200, 202, 404):
-        _LOGGER.warning("artifact %s stays in its store: HTTP %d", artifact, status)
+    except (aiohttp.InvalidURL, ValueError) as error:
+        return Kept(artifact, f"its address cannot be asked: {error or type(error).__name__}")
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return Kept(artifact, f"its registry does not answer: {error or type(error).__name__}", away=True)
+    if status in _GONE:
+        return None
+    return Kept(artifact, f"its registry answers HTTP {status}", away=status >= 500 or status == _BUSY)

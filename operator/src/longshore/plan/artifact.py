@@ -284,7 +284,9 @@ def _try_again(
 def _why(
     observed: Observed, job: JobView, pod: PodView | None, report: JobReport | None
 ) -> tuple[Problem, bool]:
-    if report is not None:
+    # The kubelet knows why it ended the pod; the optimizer only that it was ended.
+    ran_over = pod is not None and pod.reason == _DEADLINE
+    if report is not None and not (ran_over and report.reason == _DEADLINE):
         retryable = report.retryable or report.reason in _OUTSIDE
         return Problem(reason_of(report, "OptimizeFailed"), report.message), retryable
     problem = _what_ails(job, pod, observed.now) if pod is not None else None

@@ -1,13 +1,18 @@
 """What is left to do when the ModelDeployment is going away.
 
 Everything in the namespace goes by owner reference. Outside of it are only artifacts in the store: one that
-no other ModelDeployment uses is released before the finalizer goes.
+no other ModelDeployment uses is released before the finalizer goes. A Job at work may store one at any
+moment, so it goes first, and its pods with it.
 """
 
 from longshore.plan.artifact import stored_artifacts
-from longshore.plan.outcome import Plan
+from longshore.plan.outcome import Deletion, Plan
 from longshore.plan.state import Observed
 from longshore.resources.names import FINALIZER
+
+PATIENCE = 120.0
+"""Seconds after the request in which a deletion waits for pods of a Job to end and for a registry that is
+away: a pod on a lost node may never end, and a namespace shall not hang on a registry that is gone."""
 
 
 def artifacts_of(observed: Observed) -> frozenset[str]:
@@ -26,7 +31,7 @@ def finalizers(observed: Observed, starts_job: bool = False) -> tuple[str, ...] 
     A Job may store an artifact at any moment, so the finalizer stands before the first one starts.
     """
     outside = starts_job or bool(observed.jobs) or bool(artifacts_of(observed))
-    wanted = outside and not observed.deleting
+    wanted = outside and observed.deleted is None
     if wanted == (FINALIZER in observed.finalizers):
         return None
     if wanted:
@@ -35,10 +40,17 @@ def finalizers(observed: Observed, starts_job: bool = False) -> tuple[str, ...] 
 
 
 def plan_deletion(observed: Observed) -> Plan:
-    """Release what nothing else uses, then let go."""
+    """End what may still store something, release what nothing else uses, then let go."""
     if FINALIZER not in observed.finalizers:
         return Plan()
+    # A clock that jumped back must not make it wait without bound.
+    left = min((observed.deleted or observed.now) + PATIENCE - observed.now, PATIENCE)
+    working = [job for job in observed.jobs if not (job.succeeded or job.failed)]
+    if working and left > 0:
+        going = (Deletion("Job", job.name, job.uid, "Foreground") for job in working if not job.deleting)
+        return Plan(delete=tuple(going), requeue_after=left)
     return Plan(
+        insists=left > 0,
         release=tuple(sorted(artifacts_of(observed) - observed.shared_artifacts)),
         finalizers=finalizers(observed),
     )

@@ -99,6 +99,8 @@ class Plan:
     finalizers: tuple[str, ...] | None = None
     release: tuple[str, ...] = ()
     """Artifacts that nothing uses any more."""
+    insists: bool = False
+    """The finalizers stand while an artifact's registry is away."""
     answered: tuple[str, ...] = ()
     """One-shot annotations of the ModelDeployment that were answered."""
     analysed: Analysed | None = None

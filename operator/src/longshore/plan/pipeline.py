@@ -37,7 +37,7 @@ _FORECAST = "; forecast: "
 
 def make_plan(observed: Observed) -> Plan:
     """Decide what shall stand for one ModelDeployment. Total and deterministic."""
-    if observed.deleting:
+    if observed.deleted is not None:
         return plan_deletion(observed)
     try:
         spec = parse_spec(observed.spec)

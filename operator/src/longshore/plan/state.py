@@ -251,7 +251,8 @@ class Observed:
     owner: Owner
     generation: int
     created: float
-    deleting: bool
+    deleted: float | None
+    """When its deletion was asked for."""
     finalizers: tuple[str, ...]
     annotations: Mapping[str, str]
     spec: Mapping[str, Any]
