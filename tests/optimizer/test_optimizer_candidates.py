@@ -1,5 +1,7 @@
 """Time goes to candidates that can win."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,9 @@ from tests.optimizer.technique_bench import digits_cnn
 RULES = Rules(goal=Goal.LATENCY, max_drop=0.02, metric="Accuracy", confidence=0.95)
 
 
-def attempted(folder: Path, rules: Rules = RULES, **changes: Any) -> Trial:
-    """A candidate with some weights set to zero, against the digits network."""
+@contextmanager
+def benched(folder: Path, **changes: Any) -> Iterator[Bench]:
+    """The digits network, ready for candidates."""
     model, calibration, evaluation = digits_cnn(folder / "source")
     request = Request(
         model=model,
@@ -48,10 +51,18 @@ def attempted(folder: Path, rules: Rules = RULES, **changes: Any) -> Trial:
         with Bench(request, Subject(prepared.path, prepared.runnable, *data), lambda: 600, workers) as bench:
             bench.original()
             bench.prepare()
-            proposal = Proposal(
-                "narrow", TechniqueName.STRUCTURED_PRUNING, {"share": 0.2, "criterion": "norm"}
-            )
-            return bench.attempt(proposal, rules)
+            yield bench
+
+
+def attempt(bench: Bench, rules: Rules = RULES, name: str = "narrow") -> Trial:
+    """A candidate that lost a fifth of its products."""
+    parameters = {"share": 0.2, "criterion": "norm"}
+    return bench.attempt(Proposal(name, TechniqueName.STRUCTURED_PRUNING, parameters), rules)
+
+
+def attempted(folder: Path, **changes: Any) -> Trial:
+    with benched(folder, **changes) as bench:
+        return attempt(bench)
 
 
 def slowed(monkeypatch: pytest.MonkeyPatch, busy: int, factor: float = 100) -> None:
@@ -91,21 +102,23 @@ def test_one_busy_moment_rules_no_candidate_out(tmp_path: Path, monkeypatch: pyt
 def test_a_candidate_whose_file_is_too_large_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = attempted(tmp_path / "without").size_bytes
-    assert size is not None
-    fits = attempted(tmp_path / "fits", replace(RULES, size_limit=size))
-    assert fits.metric is not None
-    monkeypatch.setattr(Bench, "_judge", None)
-    trial = attempted(tmp_path / "large", replace(RULES, size_limit=size - 1))
+    with benched(tmp_path) as bench:
+        size = attempt(bench).size_bytes
+        assert size is not None
+        assert attempt(bench, replace(RULES, size_limit=size), "fits").metric is not None
+        monkeypatch.setattr(Bench, "_judge", None)
+        trial = attempt(bench, replace(RULES, size_limit=size - 1), "large")
     assert trial.verdict is Verdict.REFUSED
     assert trial.reason == f"{size} bytes are over limits.size ({size - 1}): its answers were not judged"
     assert trial.size_bytes == size
 
 
-@pytest.mark.parametrize("changes", [{"goal": Goal.SIZE}, {"goal": Goal.LATENCY, "size_limit": 10_000}])
+@pytest.mark.parametrize(
+    ("changes", "judged"),
+    [({"goal": Goal.SIZE}, True), ({"size_limit": 10_000}, True), ({"goal": Goal.LATENCY}, False)],
+)
 def test_where_size_counts_a_slower_candidate_is_judged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], judged: bool
 ) -> None:
     monkeypatch.setattr(candidates, "_TOO_SLOW", 0.0)
-    assert attempted(tmp_path / "judged", **changes).metric is not None
-    assert attempted(tmp_path / "refused").metric is None
+    assert (attempted(tmp_path, **changes).metric is not None) == judged
