@@ -13,7 +13,7 @@ from e2e.kit.gateway import Weights, grpc_place, host_of, infer_url, route_to, t
 from e2e.kit.grpc_load import GrpcLoad
 from e2e.kit.kube import Kube
 from e2e.kit.load import Load
-from e2e.kit.model_deployment import ModelDeployment
+from e2e.kit.model_deployment import ModelDeployment, request_body
 from e2e.kit.models import classifier, fragile, greedy
 from e2e.kit.operator import Operator
 from e2e.kit.wait import eventually
@@ -212,3 +212,21 @@ def test_a_preview_is_reached_by_its_header_alone(deployment: New, push: Push, l
     model.kube("annotate", "modeldeployment/preview", "-n", model.namespace, "longshore.dev/promote=1")
     promoted(model, first)
     eventually(lambda: likeliest("preview") != 0, "everybody gets the new revision", 20)
+
+
+def test_of_two_models_that_want_one_route_the_first_has_it(kube: Kube, deployment: New, push: Push) -> None:
+    started(deployment, push, "first-come", {})
+    model = deployment("late-comer")
+    spec = {"model": {"uri": push("late-comer", "1", model__onnx=OTHER)}, "route": route_to("first-come")}
+    model.apply(spec)
+    stalled = model.wait_for("Stalled", "True", "RouteConflict")
+    assert "first-come" in stalled["message"]
+    assert "route.hostnames" in stalled["message"]
+    for name, outcome in (("first-come", 200), ("late-comer", 404)):
+        host = {"Host": host_of("first-come")}
+        answer = httpx.post(infer_url(kube, name), content=request_body(SMALL), headers=host, timeout=30)
+        assert answer.status_code == outcome, answer.text
+    model.apply({**spec, "route": route_to("late-comer")})
+    model.wait_ready()
+    model.wait_for("Routed", "True")
+    assert model.condition("Stalled")["status"] == "False"
