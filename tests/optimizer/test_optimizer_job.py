@@ -175,9 +175,15 @@ async def test_teacher_and_student_are_fetched_and_their_content_decides_the_art
     assert keys[0] == keys[2] != keys[1]
 
 
-def test_without_optimize_the_model_is_stored_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signature", [None, {"publicKey": {"secretName": "cosign"}}])
+def test_without_optimize_the_model_is_stored_as_it_is(
+    tmp_path: Path, signature: dict[str, Any] | None
+) -> None:
+    # Nothing checks a signature yet: the operator says so (FieldsSupported), and the Job goes on.
     model = mlp(claim(tmp_path) / "model.onnx")
-    done, report = job(tmp_path, request_for("pvc://models/model.onnx"))
+    request = request_for("pvc://models/model.onnx")
+    request["model"]["signature"] = signature
+    done, report = job(tmp_path, request)
     assert done.returncode == 0, done.stderr
     assert report.chosen == "original"
     assert report.rows == ()

@@ -144,11 +144,6 @@ def run(request: JobRequest, work: Path, settings: FetchSettings) -> JobReport |
         host = request.store.removeprefix("oci://").split("/", 1)[0]
         settings = replace(settings, plain_http_hosts=settings.plain_http_hosts | {host})
     _prepare_work(work)
-    if request.model.signature is not None:
-        raise Problem(
-            Reason.INVALID_REQUEST,
-            "this optimizer cannot check model.signature: remove it, or pin model.sha256 instead",
-        )
     tell(Progress(stage="Fetch", message=f"fetching {request.model.uri}"))
     inputs = asyncio.run(fetch_inputs(request, work, settings))
     digests = {name: fetched.sha256 for name, fetched in inputs.data.items()}
