@@ -64,23 +64,29 @@ def test_a_text_file_called_model_onnx(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_text("this is not a model\n" * 20)
     problem = refused(request_for(tmp_path / "model.onnx", tmp_path))
     assert problem.reason is Reason.UNKNOWN_FORMAT
-    assert "text file" in problem.message
+    assert "it is a text file; check that the uri names the model itself" in problem.message
 
 
 @pytest.mark.parametrize(
-    ("content", "word"),
+    ("content", "word", "step"),
     [
-        (b"", "empty"),
-        (b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
-        (b'{"a": 1}', "JSON"),
+        (b"", "empty", "upload the model again"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "HTML", "correct it so that it gives the file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS", "run `git lfs pull`"),
+        (b'{"a": 1}', "JSON", "check that the uri names the model"),
+        (b"\x00\xff" * 40, "not recognised", "export it to ONNX"),
     ],
+    ids=["nothing", "page", "pointer", "json", "bytes"],
 )
-def test_what_often_comes_instead_of_a_model_is_named(tmp_path: Path, content: bytes, word: str) -> None:
+def test_what_often_comes_instead_of_a_model_is_named(
+    tmp_path: Path, content: bytes, word: str, step: str
+) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     problem = refused(request_for(tmp_path / "model.onnx", tmp_path))
     assert problem.reason is Reason.UNKNOWN_FORMAT
-    assert word in problem.message
+    cause, _, rest = problem.message.rpartition("; ")
+    assert word in cause
+    assert step in rest
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])

@@ -31,7 +31,11 @@ def run(request: JobRequest | None, artifact: str | None, out: Path, settings: F
         Problem: any reason of fetching, UnsupportedFormat where the model must be converted first.
     """
     if artifact is None and request is None:
-        raise Problem(Reason.INVALID_REQUEST, "neither LONGSHORE_JOB nor LONGSHORE_ARTIFACT is set")
+        raise Problem(
+            Reason.INVALID_REQUEST,
+            "neither LONGSHORE_JOB nor LONGSHORE_ARTIFACT is set: let the operator start this program, or "
+            "set LONGSHORE_ARTIFACT to the uri of an artifact",
+        )
     uri = artifact or (request.model.uri if request else "")
     expected = (
         os.environ.get("LONGSHORE_ARTIFACT_SHA256") if artifact else request.model.sha256 if request else None

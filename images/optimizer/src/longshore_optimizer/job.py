@@ -42,14 +42,20 @@ def read_request() -> JobRequest:
     """
     text = os.environ.get(REQUEST_VARIABLE)
     if not text:
-        raise Problem(Reason.INVALID_REQUEST, f"the environment variable {REQUEST_VARIABLE} is not set")
+        raise Problem(
+            Reason.INVALID_REQUEST,
+            f"the environment variable {REQUEST_VARIABLE} is not set: let the operator start this program, "
+            "or use `longshore optimize` by hand",
+        )
     try:
         return JobRequest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
         raise Problem(
-            Reason.INVALID_REQUEST, f"{REQUEST_VARIABLE} is not valid at {where}: {first['msg']}"
+            Reason.INVALID_REQUEST,
+            f"{REQUEST_VARIABLE} is not valid at {where} ({first['msg']}): use the images of one release for "
+            "operator and optimizer",
         ) from error
 
 
@@ -113,7 +119,10 @@ def worker() -> int:
     """
     text = os.environ.get(INDEX_VARIABLE, "0")
     if not text.isascii() or not text.isdigit():
-        raise Problem(Reason.INVALID_REQUEST, f"{INDEX_VARIABLE} must be a number, not {text[:20]!r}")
+        raise Problem(
+            Reason.INVALID_REQUEST,
+            f"{INDEX_VARIABLE} must be a number, not {text[:20]!r}: leave it to Kubernetes",
+        )
     return int(text)
 
 

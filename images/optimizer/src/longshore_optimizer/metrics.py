@@ -98,8 +98,7 @@ class Evaluator:
             raise Problem(
                 Reason.LABELS_MISSING,
                 f"the metric {self.metric.value} needs labels: add an array `labels` to the evaluation "
-                "data, or use "
-                "the metric Agreement",
+                "data, or use the metric Agreement",
             )
         try:
             return _EVALUATORS[self.metric](outputs, self.labels)
@@ -149,7 +148,10 @@ def agreement(reference: Outputs, outputs: Outputs) -> NDArray[np.float64]:
             scores = np.array([_cosine(a, b) for a, b in zip(wanted, given, strict=True)], dtype=np.float64)
         result = scores if result is None else np.minimum(result, scores)
     if result is None:
-        raise Problem(Reason.PARITY_FAILED, "the model has no outputs that could be compared")
+        raise Problem(
+            Reason.PARITY_FAILED,
+            "the model has no outputs that could be compared: export it with the outputs that are asked for",
+        )
     return result
 
 
@@ -421,7 +423,11 @@ def _paired_statistic(
     metric: Metric, original: Evaluated, candidate: Evaluated, labels: Array | None
 ) -> Callable[[NDArray[np.intp]], float]:
     if labels is None or original.prediction is None or candidate.prediction is None:
-        raise Problem(Reason.LABELS_MISSING, f"the metric {metric.value} needs labels in the evaluation data")
+        raise Problem(
+            Reason.LABELS_MISSING,
+            f"the metric {metric.value} needs labels: add an array `labels` to the evaluation data, or use "
+            "the metric Agreement",
+        )
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     first, second = original.prediction, candidate.prediction
     score: Callable[[Array, Array], float]

@@ -75,9 +75,8 @@ def identify(path: Path, expected: Format | None = None) -> Source:
     if container is None or container not in content.FORMATS:
         raise Problem(
             Reason.UNKNOWN_FORMAT,
-            f"{path.name} is no model in a known format: "
-            f"{content.describe(path) if path.is_file() else 'no model'}; "
-            f"supported are {', '.join(f.value for f in Format)}",
+            f"{path.name} is no model in a known format ({', '.join(f.value for f in Format)}): "
+            f"{content.describe(path)}",
         )
     found = content.FORMATS[container]
     if container == content.PICKLE and expected in (Format.LIGHTGBM, Format.XGBOOST, Format.PYTORCH):

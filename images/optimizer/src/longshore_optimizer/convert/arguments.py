@@ -43,7 +43,8 @@ def arrays(arguments: Sequence[Argument], stored: Mapping[str, Array], save_with
         raise Problem(
             Reason.DATA_SHAPE_MISMATCH,
             f"the data has no array for the input {missing[0]!r}: it needs "
-            f"{', '.join(a.name for a in arguments)}, and holds {', '.join(sorted(stored)[:8])}",
+            f"{', '.join(a.name for a in arguments)}, and holds {', '.join(sorted(stored)[:8])}; "
+            "name the arrays after the inputs",
         )
     result = {a.name: _typed(given[a.name], a.dtype) for a in arguments}
     for argument in arguments:

@@ -34,7 +34,9 @@ def build(name: str, directory: Path, kind: type[Kind], *, allow_code: bool) -> 
         built = found()
     except Exception as error:
         tail = "".join(traceback.format_exception(error)[-2:]).strip()[-600:]
-        raise Problem(Reason.CONVERSION_FAILED, f"the factory {name} raised: {tail}") from error
+        raise Problem(
+            Reason.CONVERSION_FAILED, f"the factory {name} raised: {tail}; correct the factory"
+        ) from error
     if not isinstance(built, kind):
         raise Problem(
             Reason.INVALID_REQUEST,
@@ -65,7 +67,10 @@ def _file(place: str, directory: Path, allow_code: bool) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         tail = "".join(traceback.format_exception(error)[-2:]).strip()[-600:]
-        raise Problem(Reason.CONVERSION_FAILED, f"{place} cannot be imported: {tail}") from error
+        raise Problem(
+            Reason.CONVERSION_FAILED,
+            f"{place} cannot be imported: {tail}; correct the file, and put what it imports beside it",
+        ) from error
     return module
 
 

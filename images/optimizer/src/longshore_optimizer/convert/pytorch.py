@@ -135,7 +135,9 @@ def _network(order: Order) -> torch.nn.Module:
     except RuntimeError as error:
         text = " ".join(str(error).split())[:300]
         raise Problem(
-            Reason.INVALID_MODEL, f"the weights do not fit what {order.factory} builds: {text}"
+            Reason.INVALID_MODEL,
+            f"the weights do not fit what {order.factory} builds ({text}): name the factory of the network "
+            "that they were saved from",
         ) from error
     found: torch.nn.Module = network.eval()
     return found

@@ -151,12 +151,14 @@ def _features(path: Path | None, count: int) -> tuple[str, Array]:
     name, array = next(iter(arrays.items()))
     if array.dtype.kind not in "fiub":
         raise Problem(
-            Reason.DATA_TYPE_MISMATCH, f"the array {name!r} is of type {array.dtype}, not of numbers"
+            Reason.DATA_TYPE_MISMATCH,
+            f"the array {name!r} is of type {array.dtype}, not of numbers: encode it as for training",
         )
     if array.ndim != 2 or array.shape[1] != count:
         raise Problem(
             Reason.DATA_SHAPE_MISMATCH,
-            f"the array {name!r} has shape {array.shape}, the model takes (n, {count})",
+            f"the array {name!r} has shape {array.shape}, the model takes (n, {count}): give the columns "
+            "of training, one row a sample",
         )
     return name, array.astype(np.float32)
 

@@ -56,6 +56,7 @@ _COMPRESSED = (
     b"\x04\x22\x4d\x18",
     b"\x5d\x00\x00",
 )
+_NAME_THE_MODEL = "check that the uri names the model itself"
 _ARCHIVED_SUFFIXES = (
     ".onnx",
     ".pb",
@@ -159,19 +160,26 @@ def _directory_container(path: Path) -> str | None:
 
 
 def describe(path: Path) -> str:
-    """Say in a few words what an unknown file looks like, for a message."""
+    """Say in a few words what something unknown looks like and what to do about it, for a message."""
+    if path.is_dir():
+        return "it is a directory without a model in it; put model.onnx there"
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
-        return "it is empty"
+        return "it is empty; upload the model again"
     if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-        return "it is an HTML page, perhaps an error or login page of the server"
+        return (
+            "it is an HTML page, perhaps an error or login page of the server; open the uri without being "
+            "logged in, and correct it so that it gives the file itself"
+        )
     if head.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer, not the file itself"
+        return "it is a Git LFS pointer, not the file; run `git lfs pull` and upload what it brings"
     try:
         json.loads(head)
-        return "it is a JSON text"
+        return f"it is a JSON text; {_NAME_THE_MODEL}"
     except ValueError:
         pass
     printable = sum(32 <= b < 127 or b in b"\r\n\t" for b in head)
-    return "it is a text file" if printable > 0.95 * len(head) else "its content is not recognised"
+    if printable > 0.95 * len(head):
+        return f"it is a text file; {_NAME_THE_MODEL}"
+    return f"its content is not recognised; {_NAME_THE_MODEL}, or export it to ONNX"

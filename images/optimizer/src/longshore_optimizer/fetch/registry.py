@@ -141,13 +141,16 @@ class Registry(AbstractAsyncContextManager["Registry"]):
         body = response.content
         if len(body) > _MANIFEST_LIMIT:
             raise Problem(
-                Reason.TOO_LARGE, f"the manifest of {self.reference.repository} is over 4 MiB: not a model"
+                Reason.TOO_LARGE,
+                f"the manifest of {self.reference.repository} is over 4 MiB, which no model's is: correct "
+                "the uri",
             )
         digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
         if version.startswith("sha256:") and version != digest:
             raise Problem(
                 Reason.DIGEST_MISMATCH,
-                f"{self.reference.host} gave {digest} for {version}: the registry is damaged",
+                f"{self.reference.host} gave {digest} for {version}: push the image again, or check the "
+                "registry",
             )
         try:
             data = json.loads(body)

@@ -16,7 +16,11 @@ def disk_problem(error: OSError, what: str) -> Problem:
             Reason.DISK_FULL,
             f"no space left while writing {what}: give the Job more ephemeral storage or free the disk",
         )
-    return Problem(Reason.STORE_FAILED, f"cannot write {what}: {error.strerror or error}", retryable=True)
+    return Problem(
+        Reason.STORE_FAILED,
+        f"cannot write {what} ({error.strerror or error}): check the disk and who may write there",
+        retryable=True,
+    )
 
 
 def too_large(what: str, limit: int) -> Problem:

@@ -132,7 +132,10 @@ async def _read_base(source: Registry, server: str, folder: Path) -> Base:
         layers = tuple(descriptor(layer) for layer in manifest["layers"])
         blob = descriptor(manifest["config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise Problem(Reason.INVALID_MODEL, f"{server} is no container image: {error}") from error
+        raise Problem(
+            Reason.INVALID_MODEL,
+            f"{server} is no container image ({type(error).__name__}: {error}): name the image of a server",
+        ) from error
     unknown = [layer.media_type for layer in layers if layer.media_type not in _LAYER_TYPES]
     if unknown:
         raise Problem(
@@ -146,7 +149,10 @@ async def _read_base(source: Registry, server: str, folder: Path) -> Base:
         config = json.loads(path.read_bytes())
         known = len(config["rootfs"]["diff_ids"])
     except (KeyError, TypeError, ValueError) as error:
-        raise Problem(Reason.INVALID_MODEL, f"the config of {server} cannot be read: {error}") from error
+        raise Problem(
+            Reason.INVALID_MODEL,
+            f"the config of {server} cannot be read ({type(error).__name__}: {error}): push it again",
+        ) from error
     if known != len(layers):
         raise Problem(
             Reason.INVALID_MODEL, f"{server} has {len(layers)} layers and names {known}: push it again"
