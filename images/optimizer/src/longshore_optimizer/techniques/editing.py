@@ -1,6 +1,7 @@
 """What techniques that rewrite graphs share: who uses a tensor, attributes, which weights may be replaced."""
 
 from collections.abc import Iterator, Sequence
+from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,21 @@ def prepend(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *rest])
+
+
+def sort(graph: onnx.GraphProto) -> None:
+    """Put every node behind those that it reads from, as the format demands, in bodies too."""
+    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    before: dict[int, set[int]] = {}
+    for i, node in enumerate(graph.node):
+        read = set(node.input)
+        for body in _bodies(node):
+            sort(body)
+            read.update(_reads(body))
+        before[i] = {makers[name] for name in read if name in makers} - {i}
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend(rest[i] for i in TopologicalSorter(before).static_order())
 
 
 def remove_initializers(graph: onnx.GraphProto, names: set[str]) -> None:

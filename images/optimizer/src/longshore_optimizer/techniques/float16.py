@@ -5,7 +5,7 @@ import onnx
 from longshore.api.optimize import TechniqueName
 from onnx import TensorProto, helper, numpy_helper
 
-from longshore_optimizer.techniques import onnxfile
+from longshore_optimizer.techniques import editing, onnxfile
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts, Work, lacks_weights
 
 _LEAST_ELEMENTS = 256
@@ -40,6 +40,8 @@ class Float16:
             from onnxruntime.transformers.float16 import convert_float_to_float16
 
             model = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
+            # It appends its casts: the runtime sorts nodes itself, other readers of the file do not.
+            editing.sort(model.graph)
         onnxfile.save(model, work.out)
 
 
