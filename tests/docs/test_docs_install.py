@@ -1,6 +1,7 @@
 """README's "Without a cluster", line by line, in an environment of what the packages themselves declare.
 
-The other tests have every extra and the versions of the lock file; who installs with pip has neither.
+The other tests have every extra; who installs with pip has what is declared, and nothing else. Versions are
+those of the lock file: a release of somebody else's makes no test fail.
 """
 
 import json
@@ -36,10 +37,22 @@ class Environment:
 
     def install(self, *paths: str) -> None:
         """Do what `pip install` does with these paths in the repository, with wheels of uv's cache."""
+        known = self.folder / "constraints.txt"
+        export = (
+            "export",
+            "--frozen",
+            "--all-packages",
+            "--all-extras",
+            "--no-hashes",
+            "--no-emit-workspace",
+        )
+        self._do([self.uv, *export, "--quiet", f"--output-file={known}"], ROOT)
         # The cached wheel of a folder is taken unless it is said that the sources may have changed.
         fresh = [f"--refresh-package={name}" for name in OURS]
         python = f"--python={self.programs / 'python'}"
-        self._do([self.uv, "pip", "install", "--quiet", python, *fresh, *paths], ROOT)
+        self._do(
+            [self.uv, "pip", "install", "--quiet", python, f"--constraints={known}", *fresh, *paths], ROOT
+        )
 
     def run(self, *command: str) -> None:
         self._do([str(self.programs / command[0]), *command[1:]], self.folder)

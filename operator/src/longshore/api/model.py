@@ -32,7 +32,7 @@ class SecretReference(Part):
 
 
 class Signature(Part):
-    """How the model's signature is checked before anything reads the model."""
+    """How the model's signature will be checked before anything reads the model."""
 
     public_key: SecretReference = Field(
         description="Secret whose key `cosign.pub` holds the public key in PEM."
@@ -71,7 +71,8 @@ class Model(Part):
         description="SHA-256 of the file (of the image manifest for oci://); another content is refused.",
     )
     signature: Signature | None = Field(
-        default=None, description="Signature that must be valid before the model is read."
+        default=None,
+        description="Signature of the model. Not checked yet: FieldsSupported says so; pin sha256.",
     )
     credentials: SecretReference | None = Field(
         default=None,
