@@ -1,5 +1,6 @@
 """A bad model: a clear reason with cause and next step, what serves goes on, a fixed spec recovers."""
 
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,31 +31,57 @@ def escaping_data() -> bytes:
     return bytes(model.SerializeToString())
 
 
+AWAY = {"uri": "https://127.0.0.1:9/model.onnx"}
+PICKLE = {"content": pickle.dumps([1]), "name": "bad.pkl"}
 CASES: list[Any] = [
-    pytest.param({"content": b"this is a text file\n"}, "text", id="a text file called model.onnx"),
-    pytest.param({"content": GOOD[: len(GOOD) // 2]}, "truncated", id="a truncated file"),
-    pytest.param({"content": unknown_operator()}, "Imaginary", id="an operator that the runtime lacks"),
-    pytest.param({"content": escaping_data()}, "outside", id="external data outside of the directory"),
-    pytest.param({"content": GOOD, "sha256": "0" * 64}, "sha256", id="a wrong sha256"),
-    pytest.param({"content": None}, "404", id="a uri that is not there"),
+    pytest.param(
+        {"content": b"this is a text file\n"},
+        ("UnknownFormat", "text file", "check that the uri"),
+        id="a text file called model.onnx",
+    ),
+    pytest.param(
+        {"content": GOOD[: len(GOOD) // 2]}, ("Truncated", "truncated", "upload"), id="a truncated file"
+    ),
+    pytest.param(
+        {"content": unknown_operator(), "served": "ServerFailed"},
+        ("UnsupportedOperator", "Imaginary", "export"),
+        id="an operator that the runtime lacks",
+    ),
+    pytest.param(
+        {"content": escaping_data()},
+        ("ExternalDataEscapes", "outside", "save the model"),
+        id="external data outside of the directory",
+    ),
+    pytest.param(
+        {"content": GOOD, "sha256": "0" * 64},
+        ("DigestMismatch", "sha256", "correct the sha256"),
+        id="a wrong sha256",
+    ),
+    pytest.param({}, ("NotFound", "404", "correct the uri"), id="a uri that is not there"),
+    pytest.param(AWAY, ("FetchFailed", "127.0.0.1", "check the host name"), id="a host that is away"),
+    pytest.param(PICKLE, ("PickleNotAllowed", "pickle", "allowPickle"), id="a pickle without opt-in"),
 ]
+"""What is wrong; by which reason it is told, with what cause and which next step."""
 
 
 @pytest.mark.parametrize("optimized", [True, False], ids=["with a Job", "served as it is"])
-@pytest.mark.parametrize(("case", "said"), CASES)
+@pytest.mark.parametrize(("case", "told"), CASES)
 def test_a_bad_model_is_named_and_a_fixed_spec_recovers(
-    deployment: New, files: FileServer, case: Mapping[str, Any], said: str, optimized: bool
+    deployment: New, files: FileServer, case: Mapping[str, Any], told: tuple[str, str, str], optimized: bool
 ) -> None:
     model = deployment("bad")
-    bad: dict[str, Any] = {"uri": files.url("missing.onnx"), "credentials": CREDENTIALS}
-    if case["content"] is not None:
-        bad["uri"] = files.put(f"bad-{abs(hash(case['content']))}.onnx", case["content"])
+    bad: dict[str, Any] = {"uri": case.get("uri", files.url("missing.onnx")), "credentials": CREDENTIALS}
+    if "content" in case:
+        bad["uri"] = files.put(case.get("name", f"bad-{abs(hash(case['content']))}.onnx"), case["content"])
     if "sha256" in case:
         bad["sha256"] = case["sha256"]
     rest: dict[str, Any] = {"optimize": {}} if optimized else {}
     model.apply({"model": bad, **rest})
     stalled = model.wait_for("Stalled", "True", seconds=120)
-    assert said.lower() in stalled["message"].lower(), stalled
+    reason, cause, step = told
+    assert stalled["reason"] == (reason if optimized else case.get("served", reason)), stalled
+    assert cause in stalled["message"]
+    assert step in stalled["message"].partition(cause)[2], stalled
     assert model.condition("Ready")["status"] == "False"
     model.apply({"model": {"uri": files.put("good.onnx", GOOD), "credentials": CREDENTIALS}})
     model.wait_ready()
