@@ -5,23 +5,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from e2e.cluster import mounts
+from e2e.cluster import from_host, mounts
 from e2e.cluster.command import run
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.wait import last_lines
 
 _BUILD_SECONDS = 30 * 60
-_CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
-_CA_IN_BUILD = "/run/host-ca-certificates.crt"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def host_ca_bundle() -> Path | None:
-    """The host's CA bundle, which may hold the authority of a proxy that inspects TLS."""
-    for name in (os.environ.get("SSL_CERT_FILE", ""), *_CA_BUNDLES):
-        if name and Path(name).is_file():
-            return Path(name).resolve()
-    return None
 
 
 class Buildah:
@@ -66,9 +56,8 @@ class Buildah:
         """Build a Dockerfile as `docker build` would, reusing layers; its output goes to `log`."""
         options: list[str | Path] = ["--isolation", "chroot", "--layers", "--network", "host", "--pull=never"]
         options += [f"--target={target}"] if target else []
-        if bundle := host_ca_bundle():
-            options += ["--volume", f"{bundle}:{_CA_IN_BUILD}:ro"]
-            options += [f"--build-arg={name}={_CA_IN_BUILD}" for name in ("PIP_CERT", "SSL_CERT_FILE")]
+        if bundle := from_host.ca_bundle():
+            options += ["--volume", f"{bundle}:{from_host.CA_IN_BUILD}:ro", *from_host.CA_OPTIONS]
         if mirror := os.environ.get("PIP_INDEX_URL"):
             options += [f"--build-arg=PIP_INDEX_URL={mirror}"]
         command = self._command("build", *options, "--file", dockerfile, "--tag", name, context)

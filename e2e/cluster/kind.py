@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from e2e.cluster import from_host
 from e2e.cluster.command import run, succeeds
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.images import select
@@ -18,6 +19,7 @@ _REGISTRY_IMAGE = "docker.io/library/registry:3"
 _REGISTRY_PORT = 5000
 _CREATE_SECONDS = 15 * 60
 _BUILD_SECONDS = 30 * 60
+_CA_SECRET = "host-ca"
 
 CONFIG = """\
 kind: Cluster
@@ -89,10 +91,17 @@ class KindCluster:
         for source in select(names):
             say(f"building {source.reference}")
             pull = ["--pull"] if refresh else []
-            build = ["docker", "build", *pull, f"--file={source.dockerfile}", f"--tag={source.reference}"]
+            build = ["docker", "build", *pull, "--network=host", "--file=-", f"--tag={source.reference}"]
             build += [f"--target={source.target}"] if source.target else []
+            # Values of the environment, which may hold passwords, are not written into the command.
+            taken = [name for name in ("PIP_INDEX_URL", *from_host.PROXIES) if os.environ.get(name)]
+            build += [f"--build-arg={name}" for name in taken]
+            text = source.dockerfile.read_text()
+            if bundle := from_host.ca_bundle():
+                build += [f"--secret=id={_CA_SECRET},src={bundle}", *from_host.CA_OPTIONS]
+                text = from_host.with_secret(text, _CA_SECRET)
             buildkit = os.environ | {"DOCKER_BUILDKIT": "1"}
-            run([*build, str(source.context)], seconds=_BUILD_SECONDS, env=buildkit)
+            run([*build, str(source.context)], stdin=text, seconds=_BUILD_SECONDS, env=buildkit)
             run(["kind", "load", "docker-image", "--name", NAME, source.reference], seconds=600)
 
     def environment(self) -> Environment:

@@ -1,12 +1,13 @@
 """Which cluster is touched: only the one that was named, or our own."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from e2e.cluster import choose
+from e2e.cluster import choose, from_host
 from e2e.cluster.current import CurrentCluster
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.kind import KindCluster
@@ -20,6 +21,8 @@ echo "$(basename "$0") $*" >> "$CALLS"
 case "$(basename "$0") $1 $2" in
   "docker info "*) exit "${DOCKER_INFO:-0}" ;;
   "docker inspect "*) exit 1 ;;
+  "docker build "*) cat >> "$CALLS.dockerfiles" ;;
+  "kind create "*) echo "Creating cluster ..." ;;
   "kind get nodes") echo longshore-control-plane ;;
   "kind get clusters") echo "${KIND_CLUSTERS:-others}" ;;
   "kubectl --kubeconfig="*) echo a-context ;;
@@ -103,6 +106,61 @@ def test_kind_removes_only_the_cluster_of_its_name(calls: Path, monkeypatch: pyt
     assert "--name=longshore" in deleted[0]
 
 
+def test_builds_for_kind_take_certificates_index_and_proxy_from_the_host(
+    calls: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in (*from_host.PROXIES, "PIP_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("the authority of a proxy")
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    monkeypatch.setenv("PIP_INDEX_URL", "https://user:secret@mirror.example/simple")
+    monkeypatch.setenv("https_proxy", "http://user:secret@127.0.0.1:3128")
+    KindCluster().load_images(["server", "traefik"], quiet, refresh=False)
+    builds = [line.split() for line in calls.read_text().splitlines() if line.startswith("docker build ")]
+    assert [words[-1] for words in builds] == [str(REPOSITORY), str(REPOSITORY / "e2e/cluster/gateway")]
+    path = from_host.CA_IN_BUILD
+    for words in builds:
+        (secret,) = [word for word in words if word.startswith("--secret=")]
+        assert secret == f"--secret=id=host-ca,src={bundle}"
+        arguments = [word.removeprefix("--build-arg=") for word in words if word.startswith("--build-arg=")]
+        assert sorted(arguments) == [
+            "PIP_CERT=" + path,
+            "PIP_INDEX_URL",
+            "SSL_CERT_FILE=" + path,
+            "https_proxy",
+        ]
+        assert "--network=host" in words, "a proxy of this machine is reached from its own network only"
+    assert "user:secret" not in calls.read_text(), "passwords are in the command"
+    dockerfiles = Path(f"{calls}.dockerfiles").read_text().replace("\\\n", " ")
+    installs = re.findall("^RUN (.*pip install.*)", dockerfiles, re.MULTILINE)
+    downloads = [command for command in installs if "--offline" not in command]
+    assert len(downloads) == 3
+    mount = f"--mount=type=secret,id=host-ca,target={path} "
+    assert [command for command in downloads if not command.startswith(mount)] == []
+    assert not re.search(rf"^(COPY|ADD).*{path}", dockerfiles, re.MULTILINE), "the bundle is in an image"
+
+
+def test_builds_for_kind_on_a_host_without_a_bundle_take_the_files_as_they_are(
+    calls: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "")
+    monkeypatch.setattr(from_host, "_CA_BUNDLES", ())
+    KindCluster().load_images(["operator"], quiet, refresh=True)
+    (build,) = [line for line in calls.read_text().splitlines() if line.startswith("docker build ")]
+    assert "--secret" not in build
+    assert "--pull" in build
+    assert Path(f"{calls}.dockerfiles").read_text() == (REPOSITORY / "images/operator/Dockerfile").read_text()
+
+
+def test_only_stages_that_ask_for_certificates_get_them() -> None:
+    text = (
+        "FROM a AS b\nRUN one\nFROM a\nARG PIP_CERT\nRUN two \\\n    && three\nFROM a\nARG OTHER\nRUN four\n"
+    )
+    wanted = f"RUN --mount=type=secret,id=x,target={from_host.CA_IN_BUILD} two "
+    assert from_host.with_secret(text, "x") == text.replace("RUN two ", wanted)
+
+
 def test_the_current_context_is_used_and_left_alone(calls: Path, tmp_path: Path) -> None:
     cluster = CurrentCluster()
     assert cluster.up(quiet) == tmp_path / "the-users.conf"
@@ -122,6 +180,25 @@ def test_without_being_named_the_users_context_is_not_even_looked_at(
     assert target.environment().kubeconfig != tmp_path / "the-users.conf"
     target.status()
     assert "kubectl" not in calls.read_text()
+
+
+def test_a_shell_can_evaluate_what_the_start_prints(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(calls.parent / "a folder; with traps"))
+    monkeypatch.setenv("CLUSTER", "kind")
+    answer = subprocess.run(
+        [sys.executable, "-m", "e2e.cluster", "up"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert len(answer.stdout.splitlines()) == 1
+    assert answer.stdout.startswith("export KUBECONFIG=")
+    shown = subprocess.run(
+        ["sh", "-c", f'{answer.stdout}\nprintf %s "$KUBECONFIG"'], check=True, capture_output=True, text=True
+    )
+    assert shown.stdout == str(KindCluster().environment().kubeconfig)
+    assert "creating a kind cluster" in answer.stderr
 
 
 def test_an_error_on_the_command_line_is_a_sentence(tmp_path: Path) -> None:
