@@ -1,7 +1,7 @@
 """Builds the project's images where their inputs changed, and gives each as an archive to load.
 
-Images are built with Docker's engine where it answers, else with buildah; either way they are exported to one
-OCI layout in the cache, from which a cluster is loaded without building anything again.
+Images are built with buildah and exported to one OCI layout in the cache, from which the local cluster is
+loaded without building anything again. For a cluster of kind Docker's engine builds them: see kind.py.
 """
 
 import json
