@@ -46,7 +46,11 @@ def ensure(buildah: Buildah, cache: Path, say: Callable[[str], None], *, refresh
         try:
             _bootstrap(buildah, cache, refresh=refresh)
         except ClusterError as no_mirror:
-            raise ClusterError(f"{no_mirror}\n  before that: {no_registry}") from None
+            raise ClusterError(
+                f"there is neither a registry nor a mirror to have {BASE_IMAGE} from: {no_mirror}\n"
+                f"  before that: {no_registry}\n"
+                "  next step: see that docker.io or deb.debian.org is reached (HTTPS_PROXY), then run again"
+            ) from None
     if not (made := buildah.image_id(BASE_IMAGE)):
         raise ClusterError(f"buildah lost {BASE_IMAGE}.\n  next step: remove {buildah.storage} and run again")
     return made
