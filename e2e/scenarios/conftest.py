@@ -17,7 +17,15 @@ from e2e.kit.model_deployment import ModelDeployment
 from e2e.kit.operator import NODE_ADDRESS, REGISTRY_FROM_NODE, REGISTRY_FROM_PODS, ROOT, Operator
 from e2e.kit.wait import eventually
 
-OWNED = "deployments,services,jobs,pods,serviceaccounts,poddisruptionbudgets,networkpolicies"
+OWNED = (
+    "deployments,services,jobs,pods,serviceaccounts,poddisruptionbudgets,networkpolicies,"
+    "endpointslices,horizontalpodautoscalers"
+)
+OWNED_WHERE_DEFINED = (
+    "httproutes.gateway.networking.k8s.io",
+    "grpcroutes.gateway.networking.k8s.io",
+    "scaledobjects.keda.sh",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,12 +80,23 @@ def activator_token(kube: Kube, own_namespace: str, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
+def definition(kube: Kube) -> str:
+    """ModelDeployments as this checkout defines them; gives the name of their definition."""
+    name = "modeldeployments.longshore.dev"
+    kube("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    await_established(kube.kubectl_path.parent, kube.kubeconfig, f"crd/{name}")
+    return name
+
+
+@pytest.fixture(scope="session")
 def operator(
-    kube: Kube, own_namespace: str, activator_token: Path, tmp_path_factory: pytest.TempPathFactory
+    kube: Kube,
+    definition: str,
+    own_namespace: str,
+    activator_token: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Operator]:
     """The operator, out of the cluster; it works in this process's namespace only."""
-    kube("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    await_established(kube.kubectl_path.parent, kube.kubeconfig, "crd/modeldeployments.longshore.dev")
     log = tmp_path_factory.mktemp("operator") / "operator.log"
     running = Operator(kube.kubeconfig, own_namespace, log, activator_token)
     running.start()
@@ -94,6 +113,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
         yield server
 
 
+def owned_kinds(kube: Kube) -> str:
+    """Give the kinds that Longshore may have made; those of others only where the cluster knows them."""
+    defined = kube("get", "crd", *OWNED_WHERE_DEFINED, "--ignore-not-found", "-o", "name").splitlines()
+    return ",".join([OWNED, *(name.rpartition("/")[2] for name in defined)])
+
+
 @pytest.fixture
 def namespace(kube: Kube, own_namespace: str, operator: Operator) -> Iterator[str]:
     """The namespace, empty; at the end of a test nothing that Longshore made may be left in it."""
@@ -101,8 +126,10 @@ def namespace(kube: Kube, own_namespace: str, operator: Operator) -> Iterator[st
         yield own_namespace
         kube("delete", "modeldeployments", "--all", "-n", own_namespace, "--timeout=60s")
 
+        kinds = owned_kinds(kube)
+
         def nothing_left() -> bool:
-            left = kube.list(OWNED, own_namespace, "app.kubernetes.io/managed-by=longshore")
+            left = kube.list(kinds, own_namespace, "app.kubernetes.io/managed-by=longshore")
             assert not left, [f"{o['kind']}/{o['metadata']['name']}" for o in left]
             return True
 
