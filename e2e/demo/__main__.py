@@ -1,6 +1,5 @@
 """`python -m e2e.demo`: cluster, images, operator, a model, its optimization, its answers."""
 
-import hashlib
 import os
 import shlex
 import sys
@@ -10,14 +9,10 @@ from rich.console import Console
 
 from e2e.cluster.choose import VARIABLE, chosen
 from e2e.cluster.errors import ClusterError
-from e2e.cluster.paths import REPOSITORY
-from e2e.cluster.target import Say
-from e2e.demo import digits, watch
+from e2e.demo import chart, digits, watch
 from e2e.demo.tools import Tools
 
-RELEASE, NAMESPACE = "longshore", "longshore-system"
 _READY_SECONDS = 600
-_INSTALL_SECONDS = 180
 _ASKED = 500
 _WANTED = 0.9
 """Share of right answers below which something is wrong with what is served; training gives about 0.97."""
@@ -60,12 +55,12 @@ def demo(console: Console) -> None:
         cluster.load_images([], say, refresh=False)
 
     console.rule("3. the operator, by its Helm chart", align="left")
-    install(tools, say)
+    chart.install(tools, say, options=shlex.split(os.environ.get("HELM_ARGS", "")))
 
     console.rule("4. a model of handwritten digits, with data to calibrate and to judge", align="left")
     folder = digits.train()
     say(f"trained: {folder}")
-    for uri in digits.push_all(tools, folder, f"{RELEASE}-registry", NAMESPACE):
+    for uri in digits.push_all(tools, folder, chart.REGISTRY, chart.NAMESPACE):
         say(f"pushed {uri.split('/', 3)[3]}")
 
     console.rule("5. kubectl apply -f examples/digits.yaml", align="left")
@@ -94,30 +89,6 @@ def demo(console: Console) -> None:
             f"only {share:.1%} of the answers are right, below {_WANTED:.0%}.\n"
             "  next step: compare `status.optimization` with the table above, and look at the server's log"
         )
-
-
-def install(tools: Tools, say: Say) -> None:
-    """Install or upgrade the chart and wait until the operator answers its probes."""
-    code = hashlib.sha256()
-    for path in sorted((REPOSITORY / "operator" / "src").rglob("*.py")):
-        code.update(path.read_bytes())
-    options = [
-        *("-n", NAMESPACE, "--create-namespace", "--take-ownership"),
-        # The tag of a local image stays the same when its content changes: this starts new pods then.
-        *("--set-string", f"operator.podAnnotations.code={code.hexdigest()[:16]}"),
-        *("--wait", "--timeout", f"{_INSTALL_SECONDS}s"),
-        *shlex.split(os.environ.get("HELM_ARGS", "")),
-    ]
-    chart = str(REPOSITORY / "charts" / "longshore")
-    try:
-        tools.helm("upgrade", "--install", RELEASE, chart, *options, seconds=_INSTALL_SECONDS + 30)
-    except ClusterError as error:
-        pods = tools.kubectl("get", "pods", "-n", NAMESPACE)
-        raise ClusterError(
-            f"{error}\n{pods}  next step: `kubectl -n {NAMESPACE} describe pods`, "
-            f"`kubectl -n {NAMESPACE} logs deployment/{RELEASE}`"
-        ) from None
-    say(f"release {RELEASE} in namespace {NAMESPACE}")
 
 
 if __name__ == "__main__":

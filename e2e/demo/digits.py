@@ -71,7 +71,7 @@ class Answers:
     first: list[tuple[int, int]]
 
 
-def ask(tools: Tools, folder: Path, count: int) -> Answers:
+def ask(tools: Tools, folder: Path, count: int, namespace: str = NAMESPACE) -> Answers:
     """Send held-out digits to the model by the Open Inference Protocol and compare with their labels.
 
     Raises:
@@ -83,7 +83,7 @@ def ask(tools: Tools, folder: Path, count: int) -> Answers:
         images = data[name][:count]
     said: list[int] = []
     with (
-        tools.forwarded(NAME, 80, NAMESPACE) as address,
+        tools.forwarded(NAME, 80, namespace) as address,
         httpx.Client(base_url=f"http://{address}/v2/models/{NAME}", timeout=30, trust_env=False) as client,
     ):
         begun = time.monotonic()
