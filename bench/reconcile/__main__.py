@@ -263,9 +263,14 @@ def rows(runs: list[Run], large: list[Run], prototyped: list[float]) -> tuple[Ro
     largest = large[0].models if large else 1000
     worst = max((max(r.at_rest, r.after_restart) for r in large), default=None)
     per_model = max((r.writes / r.models for r in large), default=None)
+    ratio = max((r.ratio for r in large), default=None)
+    busy, peak = max((r.cpu for r in large), default=None), max((r.peak for r in large), default=None)
     return (
         *found,
         Row("time-growth", growth, "ratio", "<=", factor, f"{largest} over {runs[0].models}"),
+        Row("objects-over-bare-client-large", ratio, "ratio", "<=", 2.5, f"{largest}"),
+        Row("operator-cpu-large", busy, "s", "<=", CPU_SECONDS * factor, f"{largest}, as the count grows"),
+        Row("operator-peak-memory-large", peak, "MiB", "<=", 100.0, f"{largest}"),
         Row("writes-until-quiet-large", per_model, "per ModelDeployment", "<=", 8.0, f"{largest}"),
         Row("writes-at-rest-and-restart-large", worst, "writes", "==", 0, f"{largest}"),
     )
