@@ -1,5 +1,6 @@
 """Deletion: the store is tidied, what others use stays, and nothing holds the object for ever."""
 
+import json
 from typing import Any
 
 import pytest
@@ -71,26 +72,47 @@ def test_killed_between_any_two_writes_of_a_deletion_nothing_is_left() -> None:
         assert f"release {ARTIFACT}" in world.writes
 
 
-def test_a_job_at_work_ends_before_the_finalizer_goes() -> None:
+def at_work() -> World:
+    """A Job whose pod does not end for being asked to."""
     world = World({**SPEC, "optimize": {}})
     world.settle()
-    (job,) = world.jobs()
     world.node_is_lost = True
+    set_pod(world, phase="Running")
+    world.settle()
+    return world
+
+
+def set_pod(world: World, name: str = "", **status: Any) -> str:
+    name = name or world.jobs()[-1]["metadata"]["name"]
+    labels = {
+        "app.kubernetes.io/managed-by": "longshore",
+        "app.kubernetes.io/instance": "digits",
+        "longshore.dev/name": "digits",
+        "batch.kubernetes.io/job-name": name,
+    }
+    world.pod(f"{name}-pod", labels, status=status)
+    return name
+
+
+def test_a_job_at_work_ends_before_the_finalizer_goes() -> None:
+    world = at_work()
+    name = set_pod(world, phase="Running")
     world.delete_root()
-    assert world.settle(patience=30) == [f"delete Job/{job['metadata']['name']}"]
+    assert world.settle(patience=30) == [f"delete Job/{name}"]
     assert world.root["metadata"]["finalizers"] == ["longshore.dev/artifacts"]
     # It stored its artifact just before it ended.
-    world.end_job(GOOD)
+    last = {"exitCode": 0, "reason": "Completed", "message": json.dumps(GOOD)}
+    containers = [{"name": "optimizer", "state": {"terminated": last}}]
+    set_pod(world, name, phase="Succeeded", containerStatuses=containers)
     assert world.settle() == [f"release {ARTIFACT}", "merge ModelDeployment/digits"]
     assert world.objects == {}
 
 
-def test_a_job_that_never_ends_holds_a_deletion_for_a_bounded_time() -> None:
-    world = World({**SPEC, "optimize": {}})
-    world.settle()
-    world.node_is_lost = True
+def test_a_pod_that_never_ends_holds_a_deletion_for_a_bounded_time() -> None:
+    world = at_work()
     world.delete_root()
     world.settle(patience=30)
+    assert world.root["metadata"]["finalizers"] == ["longshore.dev/artifacts"]
     world.now += PATIENCE
     world.settle()
     assert world.objects == {}

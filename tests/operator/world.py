@@ -208,8 +208,6 @@ class World:
         for (kind, name), obj in list(self.objects.items()):
             if kind == "Deployment":
                 self._deploy(name, obj)
-            if kind == "Job" and "deletionTimestamp" in obj["metadata"] and not self.node_is_lost:
-                self._end(name)
             if kind in ("HTTPRoute", "GRPCRoute") and self.accepts is not None:
                 self._attach(obj, kind in self.accepts)
 
@@ -411,17 +409,10 @@ class World:
             standing = self.objects.get((kind.kind, name))
             if standing is None or standing["metadata"]["uid"] != uid:
                 return
-            if propagation == "Foreground":
-                standing["metadata"].setdefault("deletionTimestamp", rfc3339(self.now))
-                self._touch(standing)
-            else:
-                self._end(name, kind.kind)
-
-    def _end(self, name: str, kind: str = "Job") -> None:
-        for other, pod in list(self.objects):
-            if other == "Pod" and pod.rpartition("-")[0] == name:
-                self.vanish(other, pod)
-        self.vanish(kind, name)
+            for other, pod in list(self.objects):
+                if other == "Pod" and pod.rpartition("-")[0] == name and not self.node_is_lost:
+                    self.vanish(other, pod)
+            self.vanish(kind.kind, name)
 
     async def release(self, artifacts: Iterable[str]) -> tuple[Kept, ...]:
         """As `ArtifactStore.release`."""

@@ -76,12 +76,13 @@ def watched(*arguments: object) -> Watched:
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[object]:
     """A tiny model and one candidate, which is smaller."""
-    model = mlp(tmp_path / "model.onnx", hidden=256)
+    model = mlp(tmp_path / "model.onnx", hidden=2048)
     x = np.random.default_rng(0).standard_normal((400, 16)).astype(np.float32)
     data = labelled(tmp_path / "data.npz", model, {"x": x})
     return [
         model, "--evaluation", data, "--calibration", data, "--max-drop", 0.2, "--goal", "size",
-        "--technique", "dynamic-int8", "--trials", 1, "--time", "60s", "--out", tmp_path / "out",
+        "--technique", "dynamic-int8", "--trials", 1, "--time", "60s", "--max-p95", "10s",
+        "--out", tmp_path / "out",
     ]  # fmt: skip
 
 

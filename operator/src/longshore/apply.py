@@ -18,8 +18,6 @@ from longshore.status import build_status, says_more, transitions
 from longshore.store import ArtifactStore, Kept
 
 _KINDS = {kind.kind: kind for kind in CHILDREN}
-_FOREGROUND = "Foreground"
-"""The object stands until its dependents are gone, and is heard of meanwhile."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -51,8 +49,7 @@ async def apply_plan(
     for deletion in plan.delete:
         kind = _KINDS[deletion.kind]
         await cluster.delete(kind, owner.namespace, deletion.name, deletion.uid, deletion.propagation)
-        if deletion.propagation != _FOREGROUND:
-            index.forget(kind, key, deletion.name)
+        index.forget(kind, key, deletion.name)
         writes += 1
     return writes
 

@@ -2,7 +2,7 @@
 
 Everything in the namespace goes by owner reference. Outside of it are only artifacts in the store: one that
 no other ModelDeployment uses is released before the finalizer goes. A Job at work may store one at any
-moment, so it goes first, and its pods with it.
+moment, so it goes first, and its pods have ended before anything is released.
 """
 
 from longshore.plan.artifact import stored_artifacts
@@ -13,6 +13,9 @@ from longshore.resources.names import FINALIZER
 PATIENCE = 120.0
 """Seconds after the request in which a deletion waits for pods of a Job to end and for a registry that is
 away: a pod on a lost node may never end, and a namespace shall not hang on a registry that is gone."""
+LOOK = 0.1
+"""Seconds until the next look after a Job was deleted: no watch may tell of one that had no pod yet."""
+_ENDED = ("Succeeded", "Failed")
 
 
 def artifacts_of(observed: Observed) -> frozenset[str]:
@@ -45,10 +48,11 @@ def plan_deletion(observed: Observed) -> Plan:
         return Plan()
     # A clock that jumped back must not make it wait without bound.
     left = min((observed.deleted or observed.now) + PATIENCE - observed.now, PATIENCE)
-    working = [job for job in observed.jobs if not (job.succeeded or job.failed)]
+    working = [job for job in observed.jobs if not (job.succeeded or job.failed or job.deleting)]
     if working and left > 0:
-        going = (Deletion("Job", job.name, job.uid, "Foreground") for job in working if not job.deleting)
-        return Plan(delete=tuple(going), requeue_after=left)
+        return Plan(delete=tuple(Deletion("Job", job.name, job.uid) for job in working), requeue_after=LOOK)
+    if any(pod.job and pod.phase not in _ENDED for pod in observed.pods) and left > 0:
+        return Plan(requeue_after=left)
     return Plan(
         insists=left > 0,
         release=tuple(sorted(artifacts_of(observed) - observed.shared_artifacts)),
