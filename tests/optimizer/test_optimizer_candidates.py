@@ -113,9 +113,24 @@ def test_a_candidate_whose_file_is_too_large_is_not_run(
     assert trial.size_bytes == size
 
 
+@pytest.mark.parametrize(("limit", "judged"), [(None, False), (1e6, True), (1e-6, False)])
+def test_for_size_a_limit_on_latency_tells_how_slow_is_too_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float | None, judged: bool
+) -> None:
+    slowed(monkeypatch, busy=2)
+    trial = attempted(tmp_path, goal=Goal.SIZE, p95_limit_ms=limit)
+    assert (trial.metric is not None) == judged
+    assert judged == (trial.verdict is None)
+
+
 @pytest.mark.parametrize(
     ("changes", "judged"),
-    [({"goal": Goal.SIZE}, True), ({"size_limit": 10_000}, True), ({"goal": Goal.LATENCY}, False)],
+    [
+        ({"goal": Goal.SIZE}, True),
+        ({"size_limit": 10_000}, True),
+        ({"goal": Goal.LATENCY}, False),
+        ({"goal": Goal.LATENCY, "p95_limit_ms": 1e6}, False),
+    ],
 )
 def test_where_size_counts_a_slower_candidate_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], judged: bool

@@ -261,6 +261,10 @@ class Bench:
 
     def _most_ms(self) -> float:
         """Latency over which a candidate cannot win, whatever it answers."""
+        limit = self._request.p95_limit_ms
+        if self._request.goal is Goal.SIZE and limit is not None:
+            # Slower than the original is what such a limit allows.
+            return max(limit, self._original_p50)
         fast = self._request.goal is Goal.LATENCY and self._request.size_limit is None
         return (_TOO_SLOW if fast else _HOPELESS) * self._original_p50
 
