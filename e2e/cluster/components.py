@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+
 from e2e.cluster.config import NODE
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.network import (
@@ -20,6 +22,7 @@ from e2e.cluster.processes import command_hash
 
 API_PORT = 6443
 _ETCD_PORT, _ETCD_PEER_PORT = 23790, 23800
+_CRI_VERSION, _CRI_SECONDS = "/runtime.v1.RuntimeService/Version", 5.0
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,12 @@ def _etcd(paths: NodePaths, binaries: Path) -> Component:
 
 def _containerd(paths: NodePaths, binaries: Path) -> Component:
     def ready() -> bool:
-        try:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(str(paths.containerd_socket))
-                return True
-        except OSError:
-            return False
+        # Its socket is open before it takes calls of the CRI, and a kubelet that comes too early ends.
+        with grpc.insecure_channel(f"unix://{paths.containerd_socket}") as channel:
+            try:
+                return bool(channel.unary_unary(_CRI_VERSION)(b"", timeout=_CRI_SECONDS))
+            except grpc.RpcError:
+                return False
 
     return Component(
         name="containerd",
