@@ -120,14 +120,14 @@ def test_a_pod_that_never_ends_holds_a_deletion_for_a_bounded_time() -> None:
 
 def test_a_registry_that_is_away_is_asked_again_before_the_finalizer_goes() -> None:
     world = optimized()
-    world.kept = (Kept(ARTIFACT, "its registry does not answer", away=True),)
+    world.shelf.kept = (Kept(ARTIFACT, "its registry does not answer", away=True),)
     world.delete_root()
     for _ in range(3):
         before, again = len(world.writes), world.reconcile()
         assert world.writes[before:] == [f"release {ARTIFACT}"]
         assert again == 5
         world.now += again
-    world.kept = ()
+    world.shelf.kept = ()
     assert world.settle() == [f"release {ARTIFACT}", "merge ModelDeployment/digits"]
     assert world.objects == {}
     assert "ArtifactLeft" not in {event["reason"] for event in world.events}
@@ -136,7 +136,7 @@ def test_a_registry_that_is_away_is_asked_again_before_the_finalizer_goes() -> N
 def test_what_stays_in_the_store_is_told_and_holds_nobody_up() -> None:
     for kept, wait in ((Kept(ARTIFACT, "HTTP 405"), 0.0), (Kept(ARTIFACT, "HTTP 503", away=True), PATIENCE)):
         world = optimized()
-        world.kept = (kept,)
+        world.shelf.kept = (kept,)
         world.delete_root()
         world.now += wait
         world.settle()

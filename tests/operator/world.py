@@ -6,7 +6,7 @@ so that tables and properties over thousands of states stay fast. The real API s
 
 import copy
 import json
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -23,9 +23,9 @@ from longshore.reconcile import Reconciler
 from longshore.resources.kinds import CHILDREN, EVENT, MODEL_DEPLOYMENT, POD, Kind, kind_of
 from longshore.senses import Senses
 from longshore.settings import Settings
-from longshore.store import Kept
 
 from tests.operator.merging import forget, merge, merge_patch
+from tests.operator.shelf import Shelf
 
 T = TypeVar("T")
 Object = dict[str, Any]
@@ -81,8 +81,7 @@ class World:
         self.gateway_api = False
         self.accepts: set[str] | None = None
         """Kinds of routes that the gateway takes at once; None: there is no gateway."""
-        self.kept: tuple[Kept, ...] = ()
-        """What the artifact store says of all that it shall release."""
+        self.shelf = Shelf(lambda what: _Write(self, what))
         self.node_is_lost = False
         """Pods that shall end do not."""
         self.notify: Callable[..., None] = lambda owner, pending, urls: None
@@ -114,7 +113,7 @@ class World:
             self.metrics,
             examine=self._examine,
             notify=self._tell,
-            store=self,  # type: ignore[arg-type]  # stands in for ArtifactStore too
+            store=self.shelf,
             clock=lambda: self.now,
         )
         self.hear()
@@ -413,11 +412,6 @@ class World:
                 if other == "Pod" and pod.rpartition("-")[0] == name and not self.node_is_lost:
                     self.vanish(other, pod)
             self.vanish(kind.kind, name)
-
-    async def release(self, artifacts: Iterable[str]) -> tuple[Kept, ...]:
-        """As `ArtifactStore.release`."""
-        with _Write(self, f"release {' '.join(artifacts)}"):
-            return self.kept
 
     def _stored(self, obj: Object) -> Object:
         self._version += 1
