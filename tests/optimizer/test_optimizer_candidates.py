@@ -27,6 +27,11 @@ from tests.optimizer.technique_bench import digits_cnn
 RULES = Rules(goal=Goal.LATENCY, max_drop=0.02, metric="Accuracy", confidence=0.95)
 
 
+@pytest.fixture(autouse=True)
+def judged_however_slow() -> None:
+    """Leave the rule as it is: it is what stands to test here."""
+
+
 @contextmanager
 def benched(folder: Path, **changes: Any) -> Iterator[Bench]:
     """The digits network, ready for candidates."""
