@@ -1,5 +1,6 @@
 """The operator as a process: watches, metrics, probes, logs, election, and a clean end."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from e2e.cluster import addons
 from e2e.cluster import apiserver as api_server_process
 from tests.kube import Kube, model, models_path
 from tests.operator.process import OperatorProcess, until
+from tests.operator.tunnels import Relay, kubeconfig_of
 
 pytestmark = pytest.mark.apiserver
 
@@ -67,6 +69,24 @@ def test_it_reconciles_tells_metrics_and_logs_and_ends_cleanly(kube: Kube, tmp_p
         }.keys() <= {'longshore_api_requests_total{kind="deployments",verb="PATCH"}'}, (
             "only what is refused is asked for again"
         )
+
+
+async def test_it_tells_that_its_queue_stands_still(kube: Kube, tmp_path: Path) -> None:
+    """It hears of a model, and no request of its own is answered."""
+    namespace = kube.namespace("process-stuck")
+    async with Relay(kube.server) as relay:
+        credentials = kubeconfig_of(kube.server, tmp_path, server=relay.url)
+        with OperatorProcess(kube.server, namespace, tmp_path / "log", kubeconfig=credentials) as operator:
+
+            def waited() -> float:
+                return operator.metrics()["longshore_queue_oldest_seconds"]
+
+            await asyncio.to_thread(until, lambda: operator.metrics()["longshore_leader"] == 1)
+            assert await asyncio.to_thread(waited) == 0
+            relay.deaf = True
+            kube.create(models_path(namespace), model("digits", namespace=namespace))
+            assert await asyncio.to_thread(until, lambda: waited() > 1)
+            relay.cut()
 
 
 def test_only_the_holder_of_the_lease_works_and_another_takes_over_when_it_is_killed(

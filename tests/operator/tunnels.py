@@ -30,6 +30,8 @@ class Relay:
         self._serving: set[asyncio.Task[None] | None] = set()
         self.silent = False
         """Whether what comes is dropped."""
+        self.deaf = False
+        """Whether what clients say is dropped."""
         self.dropped = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -58,15 +60,17 @@ class Relay:
         await self._greet(reader, writer)
         there, back = await asyncio.open_connection("127.0.0.1", self._upstream)
         self._open |= {writer, back}
-        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        await asyncio.gather(self._pump(reader, back, asks=True), self._pump(there, writer))
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Nothing is said before the server is."""
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asks: bool = False
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
-                if self.silent:
+                if self.silent or (asks and self.deaf):
                     self.dropped.set()
                     continue
                 writer.write(data)

@@ -10,8 +10,16 @@ from longshore_server.cascade import Cascade
 from longshore_server.cost import CostModel
 from longshore_server.errors import ExitCode, StartupError
 from longshore_server.guarded import GuardedSession, open_session
+from longshore_server.recorded import find_recorded
 from longshore_server.session import Session, SessionOptions
-from longshore_server.warmup import Attempts, find_sample, may_have_batch_axis, measure, proves_batching
+from longshore_server.warmup import (
+    Attempts,
+    Sample,
+    find_sample,
+    may_have_batch_axis,
+    measure,
+    proves_batching,
+)
 
 _log = logging.getLogger(__name__)
 # Seconds. The search ends early as soon as something works; measuring takes as long as it needs to tell a
@@ -39,27 +47,16 @@ def load(
     """Load and warm up. `batching` is `auto`, `on` or `off`. Raises `StartupError`."""
     engine = _engine(artifact, options, escalated)
     signature = engine.signature
-    sample = find_sample(signature, engine.run, _SEARCH_BUDGET)
+    sample = _prove(artifact, engine)
     has_axis = may_have_batch_axis(signature)
     if batching == "on" and not has_axis:
         _log.warning(
             "--batching on has no effect: the model has no free leading dimension on every input and output"
         )
-    if isinstance(sample, Attempts):
-        if all(-1 not in spec.shape for spec in signature.inputs):
-            raise StartupError(
-                ExitCode.WARM_UP_FAILED,
-                f"{artifact.model} fails on inputs of its own shapes: {sample.last_error}; export it again",
-            )
-        _log.warning(
-            "no inference made at start succeeded (sizes tried for the free dimensions: %s; last error: %s): "
-            "ready without proof; requests run one by one",
-            ", ".join(map(str, sample.sizes)),
-            sample.last_error,
-        )
+    if sample is None:
         return Loaded(engine, batching == "on" and has_axis, CostModel())
     batched = has_axis and batching != "off" and max_rows > 1
-    if batched and batching == "auto" and not proves_batching(signature, engine.run, sample):
+    if batched and batching == "auto" and not proves_batching(signature, engine.run, sample.pairs):
         batched = False
         _log.warning(
             "the model's answers change when rows run together (as dynamic quantization makes them): "
@@ -67,6 +64,37 @@ def load(
         )
     cost = measure(signature, engine.run, sample, batched, max_rows, _MEASURE_BUDGET)
     return Loaded(engine, batched, cost)
+
+
+def _prove(artifact: Artifact, engine: Engine) -> Sample | None:
+    """Have the model answer inputs made up from its own shapes, else requests that were recorded for it.
+
+    None: nothing is known that it must be able to answer. Raises `StartupError` where there is.
+    """
+    made_up = find_sample(engine.signature, engine.run, _SEARCH_BUDGET)
+    if isinstance(made_up, Sample):
+        return made_up
+    recorded = artifact.samples and find_recorded(engine.signature, engine.run, artifact.samples)
+    if isinstance(recorded, Sample):
+        return recorded
+    if isinstance(recorded, Attempts):
+        raise StartupError(
+            ExitCode.WARM_UP_FAILED,
+            f"{artifact.model} fails on the rows of its evaluation data that lie beside it: "
+            f"{recorded.last_error}; optimize it again, with the runtime's version that serves it",
+        )
+    if all(-1 not in spec.shape for spec in engine.signature.inputs):
+        raise StartupError(
+            ExitCode.WARM_UP_FAILED,
+            f"{artifact.model} fails on inputs of its own shapes: {made_up.last_error}; export it again",
+        )
+    _log.warning(
+        "no inference made at start succeeded (sizes tried for the free dimensions: %s; last error: %s): "
+        "ready without proof; requests run one by one",
+        ", ".join(map(str, made_up.sizes)),
+        made_up.last_error,
+    )
+    return None
 
 
 def _engine(artifact: Artifact, options: SessionOptions, escalated: Callable[[int], None]) -> Engine:
