@@ -195,6 +195,11 @@ def test_a_model_without_data_is_rewritten_only_where_nothing_changes(tmp_path: 
     for row in manifest.candidates:
         if row.verdict in (Verdict.KEPT, Verdict.CHOSEN):
             assert row.technique in ("Original", "Graph")
+        if row.verdict is Verdict.REFUSED:
+            assert row.size_bytes is None, "what nothing could prove is not built"
+            assert "add optimize.evaluation" in row.reason
+    refused = {row.technique for row in manifest.candidates if row.verdict is Verdict.REFUSED}
+    assert "DynamicInt8" in refused
     x = RNG.random((1, 3, 32, 32)).astype(np.float32)
     assert agrees(model, tmp_path / "out" / "model.onnx", {"x": x}) == 1.0
 

@@ -9,9 +9,9 @@ import pytest
 from longshore.api.optimize import TechniqueName
 from longshore_optimizer.techniques.base import ModelFacts, TargetFacts
 from longshore_optimizer.techniques.registry import TECHNIQUES
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from tests.optimizer.conftest import cnn
+from tests.optimizer.conftest import cnn, save
 from tests.optimizer.technique_bench import REDUCED, applied, outputs
 
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -120,3 +120,39 @@ def test_float16_weights_are_stored_in_halves_and_cast_up_where_they_are_used(
         assert found.constants[node.input[0]].data_type == TensorProto.FLOAT16
     assert path.stat().st_size < 0.6 * source.stat().st_size
     assert 0 < error(source, path) < 0.01
+
+
+def branches(path: Path) -> Path:
+    """x -> y, one of two layers by the sign of x's sum; the branches call their weights alike."""
+
+    def branch(seed: int) -> onnx.GraphProto:
+        weight = np.random.default_rng(seed).standard_normal((16, 16)).astype(np.float32)
+        value = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+        node = helper.make_node("MatMul", ["x", "w"], ["z"])
+        return helper.make_graph(
+            [node], f"branch-{seed}", [], [value], [numpy_helper.from_array(weight, "w")]
+        )
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+            helper.make_node("Greater", ["sum", "zero"], ["positive"]),
+            helper.make_node("If", ["positive"], ["y"], then_branch=branch(0), else_branch=branch(1)),
+        ],
+        "branches",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16])],
+        [numpy_helper.from_array(np.zeros((), np.float32), "zero")],
+    )
+    save(path, graph)
+    return path
+
+
+def test_branches_that_call_their_weights_alike_compute_in_half_precision(tmp_path: Path) -> None:
+    source = branches(tmp_path / "model.onnx")
+    path = applied(TechniqueName.FLOAT16, source, tmp_path, arithmetic="float16")
+    for sign in (-1, 1):
+        feeds = {"x": sign * np.random.default_rng(2).random((4, 16), dtype=np.float32)}
+        exact, given = (outputs(model, feeds) for model in (source, path))
+        assert np.abs(given - exact).max() < 0.01 * np.abs(exact).max()
+        assert not np.array_equal(given, exact)

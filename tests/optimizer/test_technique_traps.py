@@ -67,6 +67,31 @@ def test_convolutions_of_opset_11_are_upgraded_before_they_are_quantized_per_cha
     assert error(outputs(model, {"x": x}), outputs(result, {"x": x})) < 0.05
 
 
+def test_a_bias_that_layers_share_takes_no_other_tensors_name(tmp_path: Path) -> None:
+    """The quantizer numbers its copies of a bias: `b` becomes `b0`, which a layer's output may be called."""
+    weights = [RNG.standard_normal((8, 8)).astype(np.float32) for _ in range(3)]
+    names = ["x", "b0", "b1", "y"]
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "Gemm", [names[layer], f"w{layer}", "b"], [names[layer + 1]], name=f"layer{layer}"
+            )
+            for layer in range(3)
+        ],
+        "shared",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 8])],
+        [numpy_helper.from_array(weight, f"w{layer}") for layer, weight in enumerate(weights)]
+        + [numpy_helper.from_array(RNG.standard_normal(8).astype(np.float32), "b")],
+    )
+    model = tmp_path / "model.onnx"
+    save(model, graph)
+    x = RNG.standard_normal((64, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x)
+    result = applied(STATIC, model, tmp_path, tmp_path / "data.npz", **BASE)
+    assert error(outputs(model, {"x": x}), outputs(result, {"x": x})) < 0.05
+
+
 def test_a_candidate_that_loads_but_fails_at_run_is_told_and_the_original_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

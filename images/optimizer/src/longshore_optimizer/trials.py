@@ -7,7 +7,7 @@ from longshore.artifact.manifest import Verdict
 
 from longshore_optimizer import modeldir
 from longshore_optimizer.candidates import Bench
-from longshore_optimizer.decide import Rules, Trial, refuse
+from longshore_optimizer.decide import Rules, Trial, gate, refuse
 from longshore_optimizer.ledger import known_of
 from longshore_optimizer.measure.latency import rescale
 from longshore_optimizer.parallel import Publisher, Row, Share, Timing, gather, parts, trials_of
@@ -118,7 +118,12 @@ class Search:
         return min(_CAUTION * self.bench.measuring(models), _RESERVE * self.request.seconds)
 
     def _tried(self, proposal: Proposal, seconds: float) -> Trial:
-        """Build and score a candidate, or take what a run before this one found out."""
+        """Build and score a candidate, or take what a run before this one found out.
+
+        What nothing could prove is not built: without evaluation data that is all that changes answers.
+        """
+        if self.rules.max_drop is None and not proposal.lossless:
+            return gate(Trial(proposal), self.rules)
         ledger = self.request.ledger
         known = ledger.find(proposal) if ledger is not None else None
         if known is not None and known.verdict is not None:

@@ -1,5 +1,6 @@
 """What techniques that rewrite graphs share: who uses a tensor, attributes, which weights may be replaced."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from typing import Any
@@ -87,6 +88,56 @@ def sort(graph: onnx.GraphProto) -> None:
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend(rest[i] for i in TopologicalSorter(before).static_order())
+
+
+def fresh_names(graph: onnx.GraphProto, prefix: str) -> Iterator[str]:
+    """Names that neither this graph nor a body in it has."""
+    used = _names(graph)
+    return (name for name in (f"{prefix}_{number}" for number in itertools.count()) if name not in used)
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    names = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    for node in graph.node:
+        names.update(node.input, node.output)
+        for body in _bodies(node):
+            names |= _names(body)
+    return names
+
+
+def separate_weights(graph: onnx.GraphProto) -> None:
+    """Give every weight in a body a name that no other has: the branches of an If may each have one of a
+    name, which tools that look them up by name mix up.
+    """
+    fresh = fresh_names(graph, "body_weight")
+    taken = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        for body in _bodies(node):
+            _separate(body, taken, fresh)
+
+
+def _separate(graph: onnx.GraphProto, taken: set[str], fresh: Iterator[str]) -> None:
+    names = {tensor.name: next(fresh) for tensor in graph.initializer if tensor.name in taken}
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+        taken.add(tensor.name)
+    if names:
+        _rename(graph, names)
+    for node in graph.node:
+        for body in _bodies(node):
+            _separate(body, taken, fresh)
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Rename what nodes and bodies read; a body that gives a name of its own meaning keeps it."""
+    own = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    names = {old: new for old, new in names.items() if old not in own}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for body in _bodies(node):
+            _rename(body, names)
+    for output in graph.output:
+        output.name = names.get(output.name, output.name)
 
 
 def remove_initializers(graph: onnx.GraphProto, names: set[str]) -> None:

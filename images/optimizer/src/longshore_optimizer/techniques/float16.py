@@ -39,6 +39,7 @@ class Float16:
         else:
             from onnxruntime.transformers.float16 import convert_float_to_float16
 
+            editing.separate_weights(model.graph)
             model = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
             # It appends its casts: the runtime sorts nodes itself, other readers of the file do not.
             editing.sort(model.graph)

@@ -29,6 +29,7 @@ BASE: dict[str, object] = {
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _PRODUCTS = ("MatMul", "Gemm")
+_BIASED = (*_CONVOLUTIONS, "Gemm")
 _HEAVY = (*_CONVOLUTIONS, *_PRODUCTS)
 _OPERATORS = {"heavy": _HEAVY, "convolutions": _CONVOLUTIONS}
 
@@ -140,6 +141,7 @@ def quantize(
     wanted = str(parameters["operators"])
     operators = list(QDQRegistry) if wanted == "all" else list(_OPERATORS[wanted])
     types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+    separate_biases(model)
     flatten_biases(model)
     quantizer = QDQQuantizer(
         model,
@@ -164,6 +166,24 @@ def quantize(
     result: onnx.ModelProto = quantizer.model.model
     del result.graph.value_info[:]
     return result
+
+
+def separate_biases(model: onnx.ModelProto) -> None:
+    """Give every layer a bias of its own: the quantizer copies shared ones under their name and a number,
+    which another tensor may have.
+    """
+    tensors = onnxfile.float_initializers(model)
+    biased = [node for node in model.graph.node if node.op_type in _BIASED and len(node.input) > 2]
+    taken = editing.captured(model.graph) | {output.name for output in model.graph.output}
+    for node in model.graph.node:
+        taken.update(node.input[:2] if node.op_type in _BIASED else node.input)
+    fresh = editing.fresh_names(model.graph, "bias")
+    for node in biased:
+        bias = tensors.get(node.input[2])
+        if bias is not None and bias.name in taken:
+            node.input[2] = editing.add_constant(model.graph, next(fresh), numpy_helper.to_array(bias))
+        elif bias is not None:
+            taken.add(bias.name)
 
 
 def flatten_biases(model: onnx.ModelProto) -> None:
