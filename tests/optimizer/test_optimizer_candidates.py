@@ -104,6 +104,16 @@ def test_one_busy_moment_rules_no_candidate_out(tmp_path: Path, monkeypatch: pyt
     assert trial.metric is not None
 
 
+def test_a_machine_that_became_busy_rules_no_candidate_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original would take as long by now."""
+    slowed(monkeypatch, busy=3)
+    trial = attempted(tmp_path)
+    assert trial.alive
+    assert trial.metric is not None
+
+
 def test_a_candidate_whose_file_is_too_large_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
