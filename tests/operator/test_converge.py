@@ -1,7 +1,7 @@
 """On a real API server: it converges, rests, and ends in the same place wherever it was killed."""
 
 import random
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -160,46 +160,44 @@ def _ended(driver: Driver) -> bool:
     return any(j.get("status", {}).get("conditions") for j in driver.items("batch/v1", "jobs"))
 
 
+async def lives(
+    driver: Driver, spec: dict[str, Any], live: Callable[[], Awaitable[object]]
+) -> AsyncIterator[int]:
+    """Live once undisturbed, then once for every write of that life, killed at it; each life ends alike."""
+    path = models_path(driver.namespace)
+    manifest = model("digits", spec, driver.namespace)
+    driver.kube.create(path, manifest)
+    await live()
+    total, wanted = driver.faults.attempts, driver.end_state()
+    for kill_at in range(total):
+        driver.clear()
+        await driver.restart(Faults(kill_at))
+        driver.kube.create(path, manifest)
+        assert await _dies(live()), f"the operator was to end at write {kill_at}"
+        await driver.restart()
+        await live()
+        assert driver.end_state() == wanted, f"killed before write {kill_at}"
+        yield kill_at
+
+
 async def test_killed_between_any_two_writes_it_ends_in_the_same_place(kube: Kube) -> None:
     async with Driver(kube, "converge-kill") as driver:
-        path = models_path(driver.namespace)
-        manifest = model("digits", SPEC, driver.namespace)
-        kube.create(path, manifest)
-        await driver.settle()
-        total, wanted = driver.faults.attempts, driver.end_state()
-        assert total >= 8
-        for kill_at in range(total):
-            driver.clear()
-            await driver.restart(Faults(kill_at))
-            kube.create(path, manifest)
-            assert await _dies(driver.settle()), f"the operator was to end at write {kill_at}"
-            await driver.restart()
-            await driver.settle()
-            assert driver.end_state() == wanted, f"killed before write {kill_at}"
+        killed = 0
+        async for _ in lives(driver, SPEC, driver.settle):
+            killed += 1
             assert driver.condition("Ready")["status"] == "True"
             assert await driver.settle() == []
+        assert killed >= 8
 
 
 async def test_killed_at_any_write_of_a_whole_life_it_ends_in_the_same_place(kube: Kube) -> None:
     """A Job that optimizes, the first revision, and the next one."""
     async with Driver(kube, "converge-kill-life") as driver:
-        path = models_path(driver.namespace)
-        manifest = model("digits", {**SPEC, "optimize": {}}, driver.namespace)
-        kube.create(path, manifest)
-        await whole_life(driver, "digits")
-        total, wanted = driver.faults.attempts, driver.end_state()
-        assert total >= 20
-        for kill_at in range(total):
-            driver.clear()
-            await driver.restart(Faults(kill_at))
-            kube.create(path, manifest)
-            assert await _dies(whole_life(driver, "digits")), f"the operator was to end at write {kill_at}"
-            await driver.restart()
-            await whole_life(driver, "digits")
-            assert driver.end_state() == wanted, f"killed before write {kill_at}"
+        life = lives(driver, {**SPEC, "optimize": {}}, lambda: whole_life(driver, "digits"))
+        assert len([kill_at async for kill_at in life]) >= 20
 
 
-async def _dies(work: Coroutine[Any, Any, object]) -> bool:
+async def _dies(work: Awaitable[object]) -> bool:
     try:
         await work
     except KilledError:

@@ -123,7 +123,7 @@ class Bench:
             if self._data is None and not self._find_synthetic(worker):
                 self._measurable = False
                 return trial
-            self._original_p50 = self._median_ms(worker)
+            self._original_p50 = self._timed(worker).p50
             samples = self._subject.evaluation.count if self._subject.evaluation is not None else 0
             if samples * self._original_p50 / 1000 > _SINGLE_SECONDS:
                 self._batch = _BATCH
@@ -225,13 +225,11 @@ class Bench:
         if self._data is not None and predicted.nan_outputs:
             return refuse(trial, f"its output {predicted.nan_outputs[0]!r} holds NaN", Verdict.FAILED)
         check_shapes({k: v[:_SMOKE_SAMPLES] for k, v in self._reference.items()}, values)
-        timed = worker.ask(Timed, self._timeout(), operation="time", seconds=0.1, **self._feeds())
-        latency = _quick(timed)
+        latency = self._timed(worker)
         trial = replace(trial, rough_ms=latency.p50)
         if latency.p50 > self._most_ms(self._original_p50):
             # A busy machine rules nothing out: both once more, one right after the other.
-            timed = worker.ask(Timed, self._timeout(), operation="time", seconds=0.1, **self._feeds())
-            latency = min(latency, _quick(timed), key=lambda measured: measured.p50)
+            latency = min(latency, self._timed(worker), key=lambda measured: measured.p50)
             original = max(self._original_p50, self._rough_original())
             if latency.p50 > self._most_ms(original):
                 return refuse(
@@ -262,11 +260,13 @@ class Bench:
         """Median latency of the original at this moment, in milliseconds."""
         with self._workers.start() as worker:
             self._load(worker, self._subject.path)
-            return self._median_ms(worker)
+            return self._timed(worker).p50
 
-    def _median_ms(self, worker: WorkerProcess) -> float:
+    def _timed(self, worker: WorkerProcess) -> Latency:
+        """What one short run tells."""
         timed = worker.ask(Timed, self._timeout(), operation="time", seconds=0.1, **self._feeds())
-        return float(np.median(timed.latencies_ms))
+        p50, p95 = (float(np.percentile(timed.latencies_ms, share)) for share in (50, 95))
+        return Latency((p50,), (timed.cpu_ms,), p50, p95)
 
     def _most_ms(self, original: float) -> float:
         """Latency over which a candidate cannot win, whatever it answers, by that of the original."""
@@ -470,12 +470,6 @@ def _failure(error: WorkerError) -> str:
         "Timeout": "it did not finish in time",
         "Died": f"it crashed: {text}",
     }.get(error.kind, f"it cannot be built or run: {text}")
-
-
-def _quick(timed: Timed) -> Latency:
-    """Give what one short run tells."""
-    p50, p95 = (float(np.percentile(timed.latencies_ms, share)) for share in (50, 95))
-    return Latency((p50,), (timed.cpu_ms,), p50, p95)
 
 
 def _unmeasured() -> Latency:

@@ -14,11 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from longshore_server.dtypes import Array, Datatype
+from longshore_server.dtypes import Array
 from longshore_server.errors import RequestError, backend_failed, deadline_exceeded, overloaded
-from longshore_server.inference import Group, Outputs, Payload, Work
+from longshore_server.inference import Group, Outputs, Work, assemble
 from longshore_server.metrics import Metrics
 from longshore_server.mirror import Mirror
 from longshore_server.samples import Samples
@@ -218,7 +216,7 @@ class Batcher:
         rows = sum(work.rows for work in works)
         try:
             inputs = [
-                _assemble(
+                assemble(
                     spec.datatype,
                     (rows, *shape) if group.batched else shape,
                     [work.payloads[index] for work in works],
@@ -303,19 +301,3 @@ class Run:
     arrays: list[Array]
     assembled: float
     finished: float
-
-
-def _assemble(datatype: Datatype, shape: tuple[int, ...], payloads: Sequence[Payload]) -> Array:
-    """One array of all payloads.
-
-    A single one is used where it lies, unless its address does not suit its type.
-    """
-    if datatype.is_bytes:
-        strings = [text for payload in payloads for text in payload]
-        flat = np.empty(len(strings), object)
-        flat[:] = strings
-    else:
-        flat = np.frombuffer(payloads[0] if len(payloads) == 1 else b"".join(payloads), datatype.numpy)
-        if not flat.flags.aligned:
-            flat = flat.copy()
-    return flat.reshape(shape)

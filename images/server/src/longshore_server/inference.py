@@ -28,6 +28,22 @@ def payload_length(payload: Payload) -> int:
     return memoryview(payload).nbytes
 
 
+def assemble(datatype: Datatype, shape: tuple[int, ...], payloads: Sequence[Payload]) -> Array:
+    """One array of all payloads.
+
+    A single one is used where it lies, unless its address does not suit its type.
+    """
+    if datatype.is_bytes:
+        strings = [text for payload in payloads for text in payload]
+        flat = np.empty(len(strings), object)
+        flat[:] = strings
+    else:
+        flat = np.frombuffer(payloads[0] if len(payloads) == 1 else b"".join(payloads), datatype.numpy)
+        if not flat.flags.aligned:
+            flat = flat.copy()
+    return flat.reshape(shape)
+
+
 class Group:
     """Requests whose tensors can be joined: equal shapes apart from the leading (batch) dimension."""
 

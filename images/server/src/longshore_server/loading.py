@@ -56,7 +56,7 @@ def load(
     if sample is None:
         return Loaded(engine, batching == "on" and has_axis, CostModel())
     batched = has_axis and batching != "off" and max_rows > 1
-    if batched and batching == "auto" and not proves_batching(signature, engine.run, sample.pairs):
+    if batched and batching == "auto" and not proves_batching(signature, engine.run, sample):
         batched = False
         _log.warning(
             "the model's answers change when rows run together (as dynamic quantization makes them): "

@@ -1,18 +1,17 @@
 """Inputs from requests that were recorded beside the model: what it must be able to answer."""
 
-import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
-from longshore_server.dtypes import BYTES, Array
+from longshore_server.dtypes import Array
 from longshore_server.errors import RequestError
+from longshore_server.inference import assemble
 from longshore_server.samples import LARGEST
 from longshore_server.session import Signature, TensorSpec
 from longshore_server.values import from_json
@@ -29,7 +28,7 @@ def find_recorded(signature: Signature, run: Run, file: Path) -> Sample | Attemp
 
     None: the file holds no request for a model of this signature.
     """
-    asked = list(itertools.islice(_requests(signature, file), _TRIED))
+    asked = list(islice(_requests(signature, file), _TRIED))
     last = ""
     for inputs in asked:
         try:
@@ -37,8 +36,7 @@ def find_recorded(signature: Signature, run: Run, file: Path) -> Sample | Attemp
         except RequestError as error:
             last = error.message
         else:
-            alike = [other for other in asked if _shapes(other) == _shapes(inputs)]
-            return Sample(inputs, tuple(pairwise(alike)))
+            return Sample(inputs, tuple(other for other in asked if _shapes(other) == _shapes(inputs)))
     return Attempts((), last) if asked else None
 
 
@@ -63,11 +61,6 @@ def _inputs(signature: Signature, request: Any) -> Inputs:
 
 
 def _array(spec: TensorSpec, tensor: Any) -> Array:
-    shape: Sequence[int] = tensor["shape"]
+    shape: tuple[int, ...] = tuple(tensor["shape"])
     payload = from_json(spec.name, spec.datatype, shape, prod(shape), tensor["data"])
-    if spec.datatype is BYTES:
-        array: Array = np.empty(len(payload), object)
-        array[:] = payload
-    else:
-        array = np.frombuffer(payload, spec.datatype.numpy)
-    return array.reshape(shape)
+    return assemble(spec.datatype, shape, [payload])

@@ -5,8 +5,9 @@ how long does a batch take.
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -31,10 +32,10 @@ _SEED = 20240229
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Inputs on which the model has run, and pairs of such rows, to try whether they may be joined."""
+    """Inputs on which the model has run; `recorded` holds all of their shapes, None: they are made up."""
 
     inputs: Inputs
-    pairs: Iterable[tuple[Inputs, Inputs]]
+    recorded: tuple[Inputs, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +70,8 @@ def find_sample(signature: Signature, run: Run, budget: float) -> Sample | Attem
             except RequestError as error:
                 last = error.message
             else:
-                return Sample(inputs, _random_pairs(signature, inputs))
+                return Sample(inputs)
     return Attempts(tuple(dict.fromkeys(tried)), last)
-
-
-def _random_pairs(signature: Signature, inputs: Inputs) -> Iterator[tuple[Inputs, Inputs]]:
-    """Three pairs of random rows of the shapes of `inputs`, each made when it is asked for."""
-    for seed in range(1, 7, 2):
-        first, second = (
-            tuple(
-                make_input(spec, array.shape, seed + row)
-                for spec, array in zip(signature.inputs, inputs, strict=True)
-            )
-            for row in range(2)
-        )
-        yield first, second
 
 
 def may_have_batch_axis(signature: Signature) -> bool:
@@ -94,14 +82,15 @@ def may_have_batch_axis(signature: Signature) -> bool:
     return len({spec.symbols[0] for spec in signature.inputs}) == 1
 
 
-def proves_batching(signature: Signature, run: Run, pairs: Iterable[tuple[Inputs, Inputs]]) -> bool:
-    """Whether rows give the same answers together as alone; not proven where there are none.
+def proves_batching(signature: Signature, run: Run, sample: Sample) -> bool:
+    """Whether rows give the same answers together as alone; not proven by a single recorded one.
 
     A free leading dimension does not prove that: it may be a sequence, and models quantized dynamically
     take one scale for the whole batch, so that one client's values would change another's answers.
     """
+    recorded, inputs = sample.recorded, sample.inputs
     mismatches = turns = 0
-    for rows in pairs:
+    for rows in _random_pairs(signature, inputs) if recorded is None else pairwise(recorded):
         turns += 1
         try:
             alone = [run(row) for row in rows]
@@ -121,6 +110,19 @@ def proves_batching(signature: Signature, run: Run, pairs: Iterable[tuple[Inputs
                 # Two classes may tie: a sound model can differ in a label once, not each time.
                 mismatches += 1
     return mismatches < turns
+
+
+def _random_pairs(signature: Signature, inputs: Inputs) -> Iterator[tuple[Inputs, Inputs]]:
+    """Three pairs of random rows of the shapes of `inputs`, each made when it is asked for."""
+    for seed in range(1, 7, 2):
+        first, second = (
+            tuple(
+                make_input(spec, array.shape, seed + row)
+                for spec, array in zip(signature.inputs, inputs, strict=True)
+            )
+            for row in range(2)
+        )
+        yield first, second
 
 
 def measure(
