@@ -59,8 +59,8 @@ def load(
     if batched and batching == "auto" and not proves_batching(signature, engine.run, sample):
         batched = False
         _log.warning(
-            "the model's answers change when rows run together (as dynamic quantization makes them): "
-            "requests run one by one; --batching on joins them all the same"
+            "not shown that the model's answers stay the same when rows run together (dynamic quantization "
+            "changes them): requests run one by one; --batching on joins them all the same"
         )
     cost = measure(signature, engine.run, sample, batched, max_rows, _MEASURE_BUDGET)
     return Loaded(engine, batched, cost)
