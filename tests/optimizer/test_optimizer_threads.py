@@ -70,6 +70,8 @@ def test_candidates_keep_the_threads_of_their_original(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large, small = _products(tmp_path / "large.onnx", 60), _products(tmp_path / "small.onnx", 1)
+    data = tmp_path / "data.npz"
+    np.savez(data, x=np.ones((1, 128, 512), np.float32))
     monkeypatch.setattr(threads, "LEAST_GAIN", 0.0)
     monkeypatch.setattr(threads, "KEEPING_GAIN", 0.0)
     monkeypatch.setattr(latency, "ROUNDS", 1)
@@ -77,7 +79,7 @@ def test_candidates_keep_the_threads_of_their_original(
 
     def timed(**models: Path) -> dict[str, int | None]:
         with Workers(Cores(2, cores, 2.0)) as workers:
-            measured = latency.time_models(models, "original", None, workers)
+            measured = latency.time_models(models, "original", data, workers)
         return {name: v.threads for name, v in measured.items() if isinstance(v, Latency)}
 
     assert timed(candidate=small, original=large) == {"candidate": 2, "original": 2}

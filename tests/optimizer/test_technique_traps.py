@@ -232,9 +232,11 @@ def test_models_are_timed_in_processes_of_their_own_whose_threads_do_not_spin(
             started.append(worker.pid)
             return worker
 
+    data = tmp_path / "data.npz"
+    np.savez(data, x=np.ones((1, 16), np.float32))
     monkeypatch.setattr(latency, "ROUNDS", 2)
     with Counted(usable_cores(1)) as workers:
-        measured = latency.time_models(models, "original", None, workers)
+        measured = latency.time_models(models, "original", data, workers)
     assert len(set(started)) == len(models)
     assert all(isinstance(m, latency.Latency) for m in measured.values())
 

@@ -23,7 +23,7 @@ from longshore_optimizer.ledger import Known
 from longshore_optimizer.measure import outputs as outputs_file
 from longshore_optimizer.measure.latency import rescale, seconds_for
 from longshore_optimizer.measure.process import WorkerError, WorkerProcess
-from longshore_optimizer.measure.protocol import Loaded, Predicted, Timed
+from longshore_optimizer.measure.protocol import Loaded, MadeUp, Predicted, Timed
 from longshore_optimizer.measure.workers import Workers
 from longshore_optimizer.metrics import Evaluated, Evaluator, Judge, Outputs
 from longshore_optimizer.request import Request
@@ -46,7 +46,9 @@ _TOO_SLOW = 2.5
 """How many times the original's latency is refused without a look at the answers; the second where the goal
 is latency and no limit on size could make up for it. Generous, as both were short runs with all threads."""
 
-_SYMBOLS = (1, 8, 32, 64, 128, 224)
+_MADE_UP = "made-up.npz"
+_MAKING_UP = 60.0
+"""Seconds for finding sizes with which the model runs."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ class Bench:
         self._prepared = subject.path
         self._flushed = 0
         self._builder: WorkerProcess | None = None
-        self._data: Path | None = request.evaluation or request.calibration
-        self._symbol = 1
+        given = request.evaluation or request.calibration
+        self._made_up = given is None
+        self._data = given or self._scratch / _MADE_UP
         self._batch = 1
         self._reference: Outputs = {}
         self._evaluator: Judge | None = None
@@ -120,7 +123,7 @@ class Bench:
         trial = Trial(self.original_proposal(), size_bytes=size)
         with self._workers.start() as worker:
             self._load(worker, self._subject.path)
-            if self._data is None and not self._find_synthetic(worker):
+            if self._made_up and not self._make_up(worker):
                 self._measurable = False
                 return trial
             self._original_p50 = self._timed(worker).p50
@@ -128,7 +131,7 @@ class Bench:
             if samples * self._original_p50 / 1000 > _SINGLE_SECONDS:
                 self._batch = _BATCH
             predicted, values = self._predict(worker, ORIGINAL, self._data)
-        if predicted.nan_outputs and self._data is not None:
+        if predicted.nan_outputs and not self._made_up:
             raise Problem(
                 Reason.NAN_OUTPUT,
                 f"the model's output {predicted.nan_outputs[0]!r} holds NaN on the data: repair the model, "
@@ -222,7 +225,7 @@ class Bench:
     def _judge(self, worker: WorkerProcess, trial: Trial) -> Trial:
         name = trial.proposal.name
         predicted, values = self._predict(worker, name, self._data, limit=_SMOKE_SAMPLES)
-        if self._data is not None and predicted.nan_outputs:
+        if predicted.nan_outputs and not self._made_up:
             return refuse(trial, f"its output {predicted.nan_outputs[0]!r} holds NaN", Verdict.FAILED)
         check_shapes({k: v[:_SMOKE_SAMPLES] for k, v in self._reference.items()}, values)
         latency = self._timed(worker)
@@ -238,7 +241,7 @@ class Bench:
                     "were not judged",
                 )
         predicted, values = self._predict(worker, name, self._data)
-        if self._data is not None and predicted.nan_outputs:
+        if predicted.nan_outputs and not self._made_up:
             return refuse(trial, f"its output {predicted.nan_outputs[0]!r} holds NaN", Verdict.FAILED)
         if trial.proposal.lossless:
             difference = lossless_difference(self._reference, values)
@@ -264,7 +267,7 @@ class Bench:
 
     def _timed(self, worker: WorkerProcess) -> Latency:
         """What one short run tells."""
-        timed = worker.ask(Timed, self._timeout(), operation="time", seconds=0.1, **self._feeds())
+        timed = worker.ask(Timed, self._timeout(), operation="time", seconds=0.1, data=str(self._data))
         p50, p95 = (float(np.percentile(timed.latencies_ms, share)) for share in (50, 95))
         return Latency((p50,), (timed.cpu_ms,), p50, p95)
 
@@ -305,7 +308,7 @@ class Bench:
         """Build, score and time a cascade of a candidate and the original."""
         proposal = Proposal(f"{cascade.NAME}-{small.proposal.name}", TechniqueName.CASCADE)
         calibration, data = self._subject.calibration, self._request.calibration
-        if calibration is None or rules.max_drop is None:
+        if calibration is None or data is None or rules.max_drop is None:
             return refuse(Trial(proposal), "it needs calibration and evaluation data", Verdict.SKIPPED)
         answers = []
         for name, path in ((small.proposal.name, self.path(small.proposal.name)), (ORIGINAL, self._prepared)):
@@ -350,8 +353,7 @@ class Bench:
         return self._stopwatch().confirm(models, name, goal)
 
     def _stopwatch(self) -> Stopwatch:
-        request = self._request
-        return Stopwatch(self._data, self._workers, request.seed, self._symbol, self._left)
+        return Stopwatch(self._data, self._workers, self._request.seed, self._left)
 
     def _build(
         self,
@@ -398,18 +400,10 @@ class Bench:
         """Seconds that one run over the data may take: what is left of the budget, but enough to try."""
         return min(max(self._left(), _LEAST_TIMEOUT), _RUN_TIMEOUT)
 
-    def _feeds(self) -> dict[str, Any]:
-        return {
-            "data": str(self._data) if self._data else None,
-            "seed": self._request.seed,
-            "symbol": self._symbol,
-        }
-
     def _predict(
-        self, worker: WorkerProcess, name: str, data: Path | None, limit: int | None = None
+        self, worker: WorkerProcess, name: str, data: Path, limit: int | None = None
     ) -> tuple[Predicted, Outputs]:
         out = self._scratch / f"{name}.outputs.npz"
-        request = self._feeds() | {"data": str(data) if data else None}
         predicted = worker.ask(
             Predicted,
             self._timeout(),
@@ -417,24 +411,26 @@ class Bench:
             out=str(out),
             batch=self._batch,
             limit=limit,
-            **request,
+            data=str(data),
         )
         values = outputs_file.load(out)
         out.unlink()
         return predicted, values
 
-    def _find_synthetic(self, worker: WorkerProcess) -> bool:
-        """Find sizes for dynamic dimensions with which the model runs on made-up inputs."""
-        for symbol in _SYMBOLS:
-            self._symbol = symbol
-            try:
-                self._predict(worker, ORIGINAL, None)
-            except WorkerError as error:
-                if error.kind in ("Died", "OutOfMemory", "Timeout"):
-                    return False
-                continue
-            return True
-        return False
+    def _make_up(self, worker: WorkerProcess) -> bool:
+        """Write inputs with which the model runs, where any can be made from its own shapes."""
+        try:
+            made = worker.ask(
+                MadeUp,
+                2 * _MAKING_UP,
+                operation="make_up",
+                out=str(self._data),
+                seed=self._request.seed,
+                seconds=min(_MAKING_UP, max(self._left(), 1.0)),
+            )
+        except WorkerError:
+            return False
+        return made.found
 
 
 def _keep_parts(directory: Path, parts: Mapping[str, str], settings: Mapping[str, Any]) -> None:

@@ -286,33 +286,3 @@ def batches(dataset: Dataset, inputs: Sequence[TensorSpec], size: int = 1) -> It
                     part = np.concatenate([part, np.repeat(part[-1:], rows - len(part), axis=0)])
                 feeds[spec.name] = part
             yield Batch(feeds, count, rows, whole)
-
-
-def synthesize(inputs: Sequence[TensorSpec], count: int, seed: int, symbol: int = 1) -> Dataset:
-    """Make random samples from the inputs' own shapes, where the user gave no data.
-
-    Dynamic dimensions other than the batch become `symbol`, or 32 for images and sequences where 1 would
-    be odd. Integers are 0 or 1, so that they are valid as masks, token types and indices alike.
-    """
-    rng = np.random.default_rng(seed)
-    arrays: dict[str, Array] = {}
-    for spec in inputs:
-        shape = spec.shape or (None,)
-        dims = [d if d is not None else symbol for d in shape]
-        if len(shape) == 4 and symbol == 1:
-            dims = [dims[0], *(d if d is not None else 32 for d in shape[1:])]
-        rows = (count, *dims[1:]) if len(shape) >= 1 and shape[0] in (None, 1) else (count, *dims)
-        if shape and shape[0] not in (None, 1):
-            rows = (max(count, int(shape[0] or 1)), *dims[1:])
-        if spec.dtype == "object":
-            values = np.empty(rows, dtype=object)
-            values[...] = "a"
-        elif spec.dtype == "bool":
-            values = rng.integers(0, 2, rows).astype(bool)
-        elif np.dtype(spec.dtype).kind in "iu":
-            values = rng.integers(0, 2, rows).astype(spec.dtype)
-        else:
-            values = rng.standard_normal(rows).astype(spec.dtype)
-        arrays[spec.name] = values
-    length = min(len(a) for a in arrays.values())
-    return Dataset("synthetic", (Shard({k: v[:length] for k, v in arrays.items()}, None),))

@@ -27,10 +27,9 @@ class Stopwatch:
     """How to time: the data (made-up inputs where there is none), where processes come from, the seconds that
     are left."""
 
-    data: Path | None
+    data: Path
     workers: Workers
     seed: int
-    symbol: int
     left: Callable[[], float]
 
     def time(
@@ -48,7 +47,6 @@ class Stopwatch:
             self.data,
             workers or self.workers,
             seed=self.seed + turn,
-            symbol=self.symbol,
             deadline=lambda: max(self.left(), least),
             progress=progress,
         )

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from longshore.artifact.base import Wire
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from longshore_optimizer import made_up
 from longshore_optimizer.convert.lockdown import deny_network
 from longshore_optimizer.convert.parity import compare
-from longshore_optimizer.data import batches, read, synthesize
-from longshore_optimizer.exports.base import Exported, Exporter, ExportWork, Runner
+from longshore_optimizer.data import Dataset, TensorSpec, batches, read
+from longshore_optimizer.exports.base import Exported, Exporter, ExportWork, MissingDataError, Runner
 from longshore_optimizer.exports.registry import exporter
 from longshore_optimizer.measure.protocol import Failure, Request
 from longshore_optimizer.measure.session import open_session, tensor_specs
@@ -44,6 +46,8 @@ _NOT_PLAIN = frozenset(
     }
 )
 _TIMED_SECONDS = 0.5
+_MAKING_UP = 60.0
+"""Seconds for finding sizes with which the model runs."""
 
 
 def export(request: Request) -> Exported:
@@ -59,7 +63,7 @@ def export(request: Request) -> Exported:
     if request.get("data"):
         dataset = read(Path(request["data"]), "evaluation", inputs).head(format_.most_samples)
     else:
-        dataset = synthesize(inputs, 8, int(request.get("seed", 0)), int(request.get("symbol", 1)))
+        dataset = _made_up(inputs, session, int(request["seed"]))
     feeds: list[Feeds] = [dict(b.feeds) for b in batches(dataset, inputs, 1)]
     calibration: list[Feeds] = []
     if request.get("calibration"):
@@ -90,6 +94,16 @@ def export(request: Request) -> Exported:
     timed = {"p50_ms": float(np.percentile(latencies, 50)), "p95_ms": float(np.percentile(latencies, 95))}
     found = {"samples": len(wanted), **timed, **compared}
     return _exported(format_, written, work, from_original, found)
+
+
+def _made_up(inputs: Sequence[TensorSpec], session: Any, seed: int) -> Dataset:
+    deadline = time.monotonic() + _MAKING_UP
+    found = made_up.find(
+        inputs, lambda feeds: session.run(None, feeds), seed, lambda: deadline - time.monotonic()
+    )
+    if found is None:
+        raise MissingDataError("the model cannot be run on made-up inputs: give calibration data")
+    return found
 
 
 def _exported(

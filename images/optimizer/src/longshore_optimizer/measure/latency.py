@@ -71,12 +71,11 @@ def groups(sizes: Mapping[str, int], original: str, available: int) -> list[list
 def time_models(
     models: Mapping[str, Path],
     original: str,
-    data: Path | None,
+    data: Path,
     workers: Workers,
     *,
     batch: int = 1,
     seed: int = 0,
-    symbol: int = 1,
     deadline: Callable[[], float] = lambda: math.inf,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Latency | WorkerError]:
@@ -95,9 +94,7 @@ def time_models(
         def step(count: int, before: int = done) -> None:
             progress(before + count, total)
 
-        measured = _time_group(
-            {n: models[n] for n in part}, original, data, workers, batch, seed, symbol, left, step
-        )
+        measured = _time_group({n: models[n] for n in part}, original, data, workers, batch, seed, left, step)
         done += ROUNDS * len(part)
         base, reference = measured[original], result.get(original)
         if isinstance(base, WorkerError):
@@ -124,11 +121,10 @@ def rescale(value: Latency, base: Latency, reference: Latency) -> Latency:
 def _time_group(
     models: Mapping[str, Path],
     original: str,
-    data: Path | None,
+    data: Path,
     workers: Workers,
     batch: int,
     seed: int,
-    symbol: int,
     left: float,
     step: Callable[[int], None],
 ) -> dict[str, Latency | WorkerError]:
@@ -136,7 +132,7 @@ def _time_group(
     latencies: dict[str, list[float]] = {}
     rounds: dict[str, list[float]] = {}
     cpu: dict[str, list[float]] = {}
-    request = {"data": str(data) if data else None, "batch": batch, "seed": seed, "symbol": symbol}
+    request = {"data": str(data), "batch": batch}
     with ExitStack() as stack:
         running: dict[str, WorkerProcess] = {}
         block: dict[str, float] = {}

@@ -29,6 +29,12 @@ class Loaded(Wire):
     rss_bytes: int
 
 
+class MadeUp(Wire):
+    """Whether inputs were found with which the model runs; they are in the file that was named."""
+
+    found: bool
+
+
 class Predicted(Wire):
     """Answer to `predict`: outputs lie in the file that was asked for."""
 

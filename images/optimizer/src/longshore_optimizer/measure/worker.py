@@ -14,9 +14,10 @@ from typing import Any, TextIO
 import numpy as np
 from longshore.artifact.base import Wire
 
-from longshore_optimizer.data import Batch, Dataset, TensorSpec, batches, read, synthesize
+from longshore_optimizer import made_up
+from longshore_optimizer.data import Batch, Dataset, TensorSpec, batches, read
 from longshore_optimizer.measure.outputs import collect, save
-from longshore_optimizer.measure.protocol import Failure, Io, Loaded, Predicted, Request, Timed
+from longshore_optimizer.measure.protocol import Failure, Io, Loaded, MadeUp, Predicted, Request, Timed
 
 _WARM_UP_SECONDS = 0.2
 _REWARM_SECONDS = 0.01
@@ -29,7 +30,7 @@ class Worker:
         """Start without a model."""
         self._session: Any = None
         self._inputs: tuple[TensorSpec, ...] = ()
-        self._datasets: dict[str, Dataset] = {}
+        self._datasets: dict[Path, Dataset] = {}
         self._warm = False
 
     def load(self, request: Request) -> Loaded:
@@ -104,6 +105,19 @@ class Worker:
         cpu_ms = (time.process_time_ns() - cpu_started) / 1e6 / len(latencies)
         return Timed(latencies_ms=tuple(latencies), cpu_ms=cpu_ms)
 
+    def make_up(self, request: Request) -> MadeUp:
+        """Write samples with which the model runs to `out`, where any can be found within `seconds`."""
+        deadline = time.monotonic() + float(request["seconds"])
+        found = made_up.find(
+            self._inputs,
+            lambda feeds: self._session.run(None, feeds),
+            int(request["seed"]),
+            lambda: deadline - time.monotonic(),
+        )
+        if found is not None:
+            made_up.save(found, Path(request["out"]))
+        return MadeUp(found=found is not None)
+
     def build(self, request: Request) -> Wire:
         """Apply a technique; the new model lies in `out`."""
         from longshore_optimizer.techniques.build import build
@@ -111,15 +125,10 @@ class Worker:
         return build(request)
 
     def _dataset(self, request: Request) -> Dataset:
-        path = request.get("data")
-        key = str(path)
-        if key not in self._datasets:
-            self._datasets[key] = (
-                read(Path(path), "evaluation", self._inputs)
-                if path
-                else synthesize(self._inputs, 8, int(request.get("seed", 0)), int(request.get("symbol", 1)))
-            )
-        return self._datasets[key]
+        path = Path(request["data"])
+        if path not in self._datasets:
+            self._datasets[path] = read(path, "evaluation", self._inputs)
+        return self._datasets[path]
 
 
 def _has_nan(values: Any) -> bool:
@@ -138,6 +147,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     operations: dict[str, Callable[[Request], Wire]] = {
         "load": worker.load,
         "predict": worker.predict,
+        "make_up": worker.make_up,
         "time": worker.time,
         "build": worker.build,
     }
