@@ -7,24 +7,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pandas
 import pytest
 from longshore.api.model import Format
 from longshore.api.optimize import TechniqueName
+from longshore.artifact.manifest import Verdict
 from longshore_optimizer.convert.parity import compare, judge
 from longshore_optimizer.convert.run import convert
 from longshore_optimizer.errors import Problem, Reason
+from longshore_optimizer.locales import make_portable
 from longshore_optimizer.measure.cpu import usable_cores
 from longshore_optimizer.modeldir import identify
 from longshore_optimizer.pipeline import optimize
 from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
+from onnx import TensorProto, helper
+from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier, VotingClassifier
+from sklearn.ensemble import (
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    IsolationForest,
+    RandomForestClassifier,
+    VotingClassifier,
+)
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.impute import KNNImputer
 from sklearn.linear_model import LogisticRegression
-from sklearn.naive_bayes import GaussianNB
-from sklearn.pipeline import make_pipeline
+from sklearn.naive_bayes import GaussianNB, MultinomialNB
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 RNG = np.random.default_rng(0)
@@ -147,6 +161,121 @@ def test_a_pipeline_over_columns_takes_strings_and_numbers(tmp_path: Path) -> No
     source = identify(dumped(tmp_path, model))
     report = convert(source, tmp_path / "out.onnx", tmp_path / "data.npz", allow_pickle=False)
     assert report.disagreements == 0
+
+
+TEXTS = np.array(["Good day SIR", "bad NIGHT", "Good sir", "bad Bad day"] * 20)
+MOODS = np.array([1, 0, 1, 0] * 20)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        make_pipeline(TfidfVectorizer(), LogisticRegression()),
+        make_pipeline(CountVectorizer(ngram_range=(1, 2)), MultinomialNB()),
+        make_pipeline(
+            FeatureUnion([("one", TfidfVectorizer()), ("two", CountVectorizer())]), LogisticRegression()
+        ),
+    ],
+    ids=["tfidf", "n-grams", "union"],
+)
+def test_a_model_of_texts_needs_no_locale_of_the_machine(tmp_path: Path, model: Any) -> None:
+    np.savez(tmp_path / "data.npz", text=TEXTS)
+    source = identify(dumped(tmp_path, model.fit(TEXTS, MOODS)))
+    report = convert(source, tmp_path / "out.onnx", tmp_path / "data.npz", allow_pickle=False)
+    assert (report.samples, report.disagreements) == (80, 0)
+    assert locales_of(tmp_path / "out.onnx") == {"C.UTF-8"}
+    asked = np.array([["GOOD sir"], ["Bad night"]], object)
+    assert answers(tmp_path / "out.onnx", {"text": asked})[0].tolist() == [1, 0]
+
+
+def locales_of(path: Path) -> set[str]:
+    nodes = [n for n in onnx.load(path).graph.node if n.op_type == "StringNormalizer"]
+    return {a.s.decode() for n in nodes for a in n.attribute if a.name == "locale"}
+
+
+@pytest.mark.parametrize("named", [None, "en_US.UTF-8"])
+def test_an_onnx_model_of_texts_needs_no_locale_of_the_machine(tmp_path: Path, named: str | None) -> None:
+    with_locale = {"locale": named} if named else {}
+    node = helper.make_node("StringNormalizer", ["text"], ["y"], case_change_action="LOWER", **with_locale)
+    ends = [helper.make_tensor_value_info(n, TensorProto.STRING, [None]) for n in ("text", "y")]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:])
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "model.onnx")
+    request = Request(
+        model=tmp_path / "model.onnx",
+        input_sha256="0" * 64,
+        uri=None,
+        work=tmp_path / "work",
+        out=tmp_path / "out",
+        cores=usable_cores(1),
+        techniques=(TechniqueName.GRAPH,),
+    )
+    optimize(request, Reporter())
+    served = tmp_path / "out" / "model.onnx"
+    assert locales_of(served) == {"C.UTF-8"}
+    assert answers(served, {"text": np.array(["GRÖSSE"], object)})[0].tolist() == ["grösse"]
+
+
+def test_a_classifier_whose_classes_have_names_is_optimized(tmp_path: Path) -> None:
+    names = np.array(["no", "yes indeed"])[Y]
+    model = make_pipeline(
+        StandardScaler(), MLPClassifier((64,), random_state=0, tol=0.01, n_iter_no_change=3)
+    ).fit(X, names)
+    x = X.astype(np.float32)
+    np.savez(tmp_path / "calibration.npz", x=x[:100])
+    np.savez(tmp_path / "evaluation.npz", x=x[100:], labels=names[100:])
+    request = Request(
+        model=dumped(tmp_path, model),
+        input_sha256="0" * 64,
+        uri=None,
+        work=tmp_path / "work",
+        out=tmp_path / "out",
+        cores=usable_cores(1),
+        calibration=tmp_path / "calibration.npz",
+        evaluation=tmp_path / "evaluation.npz",
+        max_drop=0.05,
+        techniques=(TechniqueName.GRAPH, TechniqueName.DYNAMIC_INT8),
+    )
+    manifest = optimize(request, Reporter())
+    original = manifest.candidates[0]
+    assert original.metric == pytest.approx(float(np.mean(model.predict(x[100:]) == names[100:])))
+    judged = {c.verdict for c in manifest.candidates if c.technique == "DynamicInt8"}
+    assert judged <= {Verdict.CHOSEN, Verdict.KEPT, Verdict.REFUSED}
+    label = answers(tmp_path / "out" / "model.onnx", {"x": x[:50]})[0]
+    assert np.mean(label == model.predict(x[:50])) > 0.9
+
+
+def test_a_language_that_a_model_names_is_left_to_it() -> None:
+    node = helper.make_node(
+        "StringNormalizer", ["t"], ["y"], case_change_action="LOWER", locale="tr_TR.UTF-8"
+    )
+    model = helper.make_model(helper.make_graph([node], "g", [], []))
+    assert not make_portable(model)
+    assert model.graph.node[0] == node
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        IsolationForest(random_state=0),
+        KMeans(3, random_state=0),
+        make_pipeline(KNNImputer(), LogisticRegression()),
+        HistGradientBoostingClassifier(max_iter=10),
+    ],
+    ids=["anomalies", "clusters", "imputer", "missing"],
+)
+def test_models_whose_converters_want_other_operators_or_dtypes_are_converted(
+    tmp_path: Path, model: Any
+) -> None:
+    x = X.astype(np.float32)
+    if isinstance(model, Pipeline | HistGradientBoostingClassifier):
+        x[::7, 2] = np.nan
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model.fit(x, Y)))
+    np.savez(tmp_path / "data.npz", x=x)
+    source = identify(tmp_path / "model.pkl")
+    report = convert(source, tmp_path / "out.onnx", tmp_path / "data.npz", allow_pickle=True)
+    assert report.disagreements == 0
+    assert np.array_equal(answers(tmp_path / "out.onnx", {"x": x})[0].ravel(), model.predict(x))
 
 
 def test_a_conversion_that_answers_differently_is_stopped() -> None:

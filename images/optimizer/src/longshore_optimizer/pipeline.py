@@ -30,8 +30,9 @@ from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
 from longshore_optimizer.result import Result, make_exports, write
 from longshore_optimizer.statistics import smallest_sample
+from longshore_optimizer.techniques.adapt import needs_adapting
 from longshore_optimizer.techniques.base import ModelFacts, Proposal, TargetFacts
-from longshore_optimizer.techniques.build import Built
+from longshore_optimizer.techniques.build import ADAPT, Built
 from longshore_optimizer.techniques.registry import propose
 from longshore_optimizer.trials import Left, Search
 from longshore_optimizer.verify import Runnable, check_runnable
@@ -188,8 +189,8 @@ def to_onnx(request: Request, reporter: Reporter, workers: Workers, folder: str 
     conversion = None
     if source.container == content.ONNX:
         outline = modeldir.copy_onnx(source.path, directory)
-        if ("ai.onnx.ml", "ZipMap") in outline.operators:
-            outline = _without_zip_map(target, workers)
+        if needs_adapting(outline):
+            outline = _adapted(target, workers)
     else:
         reporter.stage("Convert", f"converting {source.format.value} to ONNX")
         samples = _first_file(request.calibration or request.evaluation)
@@ -201,16 +202,15 @@ def to_onnx(request: Request, reporter: Reporter, workers: Workers, folder: str 
     return Prepared(target, runnable, source.format.value, conversion)
 
 
-def _without_zip_map(target: Path, workers: Workers) -> Outline:
-    """Replace maps in the outputs, which no inference protocol carries, by the tensors they were made
-    from."""
+def _adapted(target: Path, workers: Workers) -> Outline:
+    """Make the file at `target` one that can be served."""
     plain = target.with_name("plain.onnx")
     with workers.start() as worker:
         worker.ask(
             Built,
             600,
             operation="build",
-            technique="RemoveZipMap",
+            technique=ADAPT,
             model=str(target),
             out=str(plain),
             scratch=str(target.parent),

@@ -3,12 +3,14 @@
 import importlib
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from longshore_optimizer import locales
 from longshore_optimizer.convert import samples
 from longshore_optimizer.convert.parity import Difference, compare, judge
 from longshore_optimizer.convert.protocol import Converted
@@ -18,7 +20,9 @@ from longshore_optimizer.fetch import content
 
 Array = NDArray[Any]
 
-_OPSET = 17
+_OPSETS: tuple[int | dict[str, int], ...] = (17, {"": 17, "ai.onnx.ml": 3}, 18, {"": 18, "ai.onnx.ml": 3})
+"""In the order that is tried: some converters are for newer operators (KNNImputer), some for older ones of
+decision trees (IsolationForest)."""
 _MADE_UP = 64
 _LIBRARIES = ("sklearn.", "numpy.", "scipy.")
 INPUT = "input"
@@ -34,6 +38,7 @@ def convert(order: Order) -> Converted:
     estimator = load(order.model, order.allow_pickle)
     arrays = _samples(estimator, order.samples)
     onnx_model = _to_onnx(estimator, arrays)
+    locales.make_portable(onnx_model)
     order.out.write_bytes(onnx_model.SerializeToString())
     differences = _compare(estimator, order.out, arrays)
     return judge("scikit-learn", len(next(iter(arrays.values()))), differences)
@@ -126,13 +131,18 @@ def _to_onnx(estimator: Any, arrays: dict[str, Array]) -> Any:
         if getattr(part, "flatten_transform", None) is True:
             part.flatten_transform = False
     options = {id(estimator): {"zipmap": False}} if hasattr(estimator, "predict_proba") else None
-    try:
-        return convert_sklearn(estimator, initial_types=types, target_opset=_OPSET, options=options)
-    except NameError as error:
-        # skl2onnx raises NameError for an option that the converter does not know.
-        if "zipmap" not in str(error):
-            raise
-        return convert_sklearn(estimator, initial_types=types, target_opset=_OPSET)
+    errors: list[Exception] = []
+    for opset in _OPSETS:
+        try:
+            return convert_sklearn(estimator, initial_types=types, target_opset=opset, options=options)
+        except NameError as error:
+            # skl2onnx raises NameError for an option that the converter does not know.
+            if "zipmap" not in str(error):
+                raise
+            return convert_sklearn(estimator, initial_types=types, target_opset=opset)
+        except (RuntimeError, AssertionError) as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _compare(estimator: Any, out: Path, arrays: dict[str, Array]) -> list[Difference]:
@@ -146,23 +156,44 @@ def _compare(estimator: Any, out: Path, arrays: dict[str, Array]) -> list[Differ
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if "probabilities" in converted and hasattr(estimator, "predict_proba"):
-            expected = estimator.predict_proba(given)
+            expected = _answer(estimator.predict_proba, given)
             if isinstance(converted["probabilities"], np.ndarray) and not isinstance(expected, list):
                 differences.append(compare("probabilities", expected, converted["probabilities"]))
         if hasattr(estimator, "predict"):
             name = next(
                 (n for n in ("label", "output_label", "variable") if n in converted), next(iter(converted))
             )
-            differences.append(compare(name, estimator.predict(given), converted[name]))
+            differences.append(compare(name, _answer(estimator.predict, given), converted[name]))
         elif hasattr(estimator, "transform"):
             name = next(iter(converted))
-            differences.append(compare(name, estimator.transform(given), converted[name]))
+            differences.append(compare(name, _answer(estimator.transform, given), converted[name]))
     return differences
+
+
+def _answer(method: Callable[[Any], Any], given: Any) -> Any:
+    """What the estimator answers; some that learned from float32 take nothing else (KMeans)."""
+    try:
+        return method(given)
+    except ValueError:
+        if not isinstance(given, np.ndarray) or given.dtype != np.float64:
+            raise
+        return method(given.astype(np.float32))
+
+
+def _takes_documents(estimator: Any) -> bool:
+    """Whether it takes texts, one a sample, and no table: what begins with the vectorizer of a text."""
+    if steps := getattr(estimator, "steps", None):
+        return _takes_documents(steps[0][1])
+    if parts := getattr(estimator, "transformer_list", None):
+        return all(_takes_documents(part) for _, part in parts)
+    return hasattr(estimator, "build_analyzer")
 
 
 def _as_frame(estimator: Any, arrays: dict[str, Array]) -> Any:
     if len(arrays) == 1:
         only = next(iter(arrays.values()))
+        if only.dtype.kind == "U" and _takes_documents(estimator):
+            return only.reshape(len(only))
         return only.astype(np.float64) if only.dtype.kind == "f" else only
     names = list(getattr(estimator, "feature_names_in_", arrays))
     try:

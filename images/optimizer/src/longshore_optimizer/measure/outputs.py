@@ -22,7 +22,8 @@ def collect(names: Sequence[str], runs: Sequence[tuple[Batch, Sequence[Any]]]) -
         for name, value in zip(names, values, strict=True):
             array = np.asarray(value)
             carries_batch = batch.batched and array.ndim >= 1 and len(array) == batch.rows
-            result[name].extend(array[: batch.count] if carries_batch else [array])
+            # A row of strings is a plain `str`.
+            result[name] += [np.asarray(row) for row in array[: batch.count]] if carries_batch else [array]
     return result
 
 

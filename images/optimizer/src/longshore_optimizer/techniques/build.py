@@ -8,6 +8,8 @@ from longshore.artifact.base import Wire
 from longshore_optimizer.measure.protocol import Request
 from longshore_optimizer.techniques.base import Work
 
+ADAPT = "Adapt"
+
 
 class Built(Wire):
     """Answer to `build`; `flushed` counts the weights that were set to zero because they are subnormal."""
@@ -18,10 +20,10 @@ class Built(Wire):
 
 def build(request: Request) -> Built:
     """Apply the technique that the request names; raises whatever it raises."""
+    from longshore_optimizer.techniques.adapt import adapt
     from longshore_optimizer.techniques.cascade_graph import join
     from longshore_optimizer.techniques.prepare import prepare
     from longshore_optimizer.techniques.registry import TECHNIQUES
-    from longshore_optimizer.techniques.zip_map import remove_zip_map
 
     out = Path(request["out"])
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +45,8 @@ def build(request: Request) -> Built:
     flushed = 0
     if request["technique"] == "Prepare":
         flushed = prepare(work)
-    elif request["technique"] == "RemoveZipMap":
-        remove_zip_map(work)
+    elif request["technique"] == ADAPT:
+        adapt(work)
     elif request["technique"] == TechniqueName.CASCADE:
         join(work)
     else:
