@@ -245,6 +245,30 @@ def test_a_classifier_whose_classes_have_names_is_optimized(tmp_path: Path) -> N
     assert np.mean(label == model.predict(x[:50])) > 0.9
 
 
+def test_columns_of_a_table_are_given_as_they_are_stored(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"colour": ["red", "green", "blue", "red"] * 20, "size": np.arange(80.0)})
+    target = np.where(frame["size"] > 30, "large", "small")
+    model = make_pipeline(
+        ColumnTransformer([("c", OneHotEncoder(), ["colour"]), ("s", StandardScaler(), ["size"])]),
+        LogisticRegression(),
+    ).fit(frame, target)
+    columns = {"colour": frame["colour"].to_numpy().astype(str), "size": frame["size"].to_numpy()}
+    np.savez(tmp_path / "data.npz", **columns, labels=target)
+    request = Request(
+        model=dumped(tmp_path, model),
+        input_sha256="0" * 64,
+        uri=None,
+        work=tmp_path / "work",
+        out=tmp_path / "out",
+        cores=usable_cores(1),
+        calibration=tmp_path / "data.npz",
+        evaluation=tmp_path / "data.npz",
+        techniques=(TechniqueName.GRAPH,),
+    )
+    manifest = optimize(request, Reporter())
+    assert manifest.candidates[0].metric == pytest.approx(float(np.mean(model.predict(frame) == target)))
+
+
 def test_a_language_that_a_model_names_is_left_to_it() -> None:
     node = helper.make_node(
         "StringNormalizer", ["t"], ["y"], case_change_action="LOWER", locale="tr_TR.UTF-8"

@@ -172,7 +172,7 @@ def _check(arrays: dict[str, Array], name: str, file: str, inputs: Sequence[Tens
                 f"{', '.join(sorted(arrays)) or 'none'}; "
                 f"name the arrays after the model's inputs ({', '.join(i.name for i in inputs)})",
             )
-        checked[spec.name] = _cast(arrays[spec.name], spec, name)
+        checked[spec.name] = _as_column(_cast(arrays[spec.name], spec, name), spec)
         _check_shape(checked[spec.name], spec, name)
     counts = {k: len(v) for k, v in checked.items()}
     if labels is not None:
@@ -229,6 +229,13 @@ def _refuse_dtype(array: Array, spec: TensorSpec, name: str) -> Array:
 def is_batched(array_rank: int, spec: TensorSpec) -> bool:
     """Tell whether axis 0 of the data is the input's own batch axis; else each sample is a whole input."""
     return spec.rank is None or array_rank == spec.rank
+
+
+def _as_column(array: Array, spec: TensorSpec) -> Array:
+    """Give one value a sample the shape that an input of one value a sample has: (n,) becomes (n, 1)."""
+    if array.ndim == 1 and spec.shape is not None and len(spec.shape) > 1 and set(spec.shape[1:]) == {1}:
+        return array.reshape(-1, *spec.shape[1:])
+    return array
 
 
 def _check_shape(array: Array, spec: TensorSpec, name: str) -> None:
