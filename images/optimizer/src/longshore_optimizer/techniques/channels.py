@@ -93,7 +93,7 @@ def observe(
 ) -> dict[str, Channels]:
     """Run calibration data; `wanted` gives the axis of the channels (negative) for each float32 tensor.
 
-    Without `second`, second moments are zero. Tensors whose channels vary in number are left out.
+    Without `second`, second moments are zero. Texts, and tensors whose channels vary in number, are left out.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -120,7 +120,7 @@ def observe(
         values: dict[str, Any] = dict(zip(names, results, strict=True))
         values |= {n: batch.feeds[n] for n in fed}
         for name, value in values.items():
-            if value.ndim < -wanted[name] or not value.size:
+            if value.dtype.kind not in "fiub" or value.ndim < -wanted[name] or not value.size:
                 odd.add(name)
                 continue
             rows = np.moveaxis(value, wanted[name], -1).reshape(-1, value.shape[wanted[name]])

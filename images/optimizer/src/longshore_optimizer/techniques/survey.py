@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from longshore_optimizer.techniques import blocks, channels, coupling, elimination, onnxfile
 from longshore_optimizer.techniques.base import NotApplicableError, Work
@@ -146,7 +147,9 @@ def take_survey(model: onnx.ModelProto, data: Path, scratch: Path, threads: int,
             "every group of channels is tied to the model's outputs or to unknown operators"
         )
     wanted = {r.tensor: r.axis for g in groups for r in g.readers}
-    answers = model.graph.output[0].name
+    # scikit-learn's classifiers answer with the label first, then with what it was chosen by.
+    outputs = model.graph.output
+    answers = next((o for o in outputs if o.type.tensor_type.elem_type == TensorProto.FLOAT), outputs[0]).name
     seen = channels.observe(model, {answers: -1, **wanted}, data, scratch, threads, second=True)
     groups = [g for g in groups if all(_matches(traced, r, seen) for r in g.readers)]
     rankings = {}
@@ -157,7 +160,7 @@ def take_survey(model: onnx.ModelProto, data: Path, scratch: Path, threads: int,
             rankings[group.space] = elimination.by_activation(traced, group, seen)
         elif criterion == "information":
             if answers not in seen or seen[answers].samples.shape[1:] < (2,):
-                raise NotApplicableError("the model's first output holds no classes")
+                raise NotApplicableError("the model's answers hold no classes")
             classes = np.argmax(seen[answers].samples, axis=1)
             rankings[group.space] = elimination.by_information(traced, group, seen, classes)
         else:
