@@ -39,6 +39,7 @@ class Exporters:
             data=str(data) if data else None,
             out=str(self.home / export.value),
             threads=1,
+            seed=0,
         )
 
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from longshore_optimizer.errors import Reason
 from longshore_optimizer.measure.cpu import usable_cores
@@ -35,6 +36,12 @@ def load(worker: WorkerProcess, model: Path) -> Loaded:
     return worker.ask(Loaded, 60, operation="load", model=str(model), threads=1)
 
 
+def rows_for(folder: Path) -> Path:
+    rows = folder / "rows.npz"
+    np.savez(rows, x=np.zeros((4, 16), np.float32))
+    return rows
+
+
 class Watched:
     """A process by its descriptor, which no later process with the same number can be taken for."""
 
@@ -49,13 +56,14 @@ class Watched:
         return int(Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
-def test_each_worker_is_a_process_of_its_own(workers: Workers, model: Path) -> None:
+def test_each_worker_is_a_process_of_its_own(workers: Workers, model: Path, tmp_path: Path) -> None:
+    rows = rows_for(tmp_path)
     with workers.start() as first, workers.start() as second:
         assert len({first.pid, second.pid, os.getpid()}) == 3
         assert load(first, model).inputs == load(second, model).inputs
         # A worker that has loaded nothing knows nothing of what another has loaded.
         with workers.start() as third, pytest.raises(WorkerError):
-            third.ask(Timed, 60, operation="time", seconds=0.01, data=None)
+            third.ask(Timed, 60, operation="time", seconds=0.01, data=str(rows))
         pinned = [os.sched_getaffinity(w.pid) for w in (first, second)]
         assert pinned == [set(CORES.cores)] * 2
         processes = [Watched(w.pid) for w in (first, second)]
@@ -94,12 +102,15 @@ def test_how_a_worker_died_is_told_and_others_go_on(
         load(other, model)
 
 
-def test_a_worker_that_does_not_answer_in_time_is_ended(workers: Workers, model: Path) -> None:
+def test_a_worker_that_does_not_answer_in_time_is_ended(
+    workers: Workers, model: Path, tmp_path: Path
+) -> None:
+    rows = rows_for(tmp_path)
     with workers.start() as worker:
         process = Watched(worker.pid)
         load(worker, model)
         with pytest.raises(WorkerError, match="within its time"):
-            worker.ask(Timed, 0.2, operation="time", seconds=60, data=None)
+            worker.ask(Timed, 0.2, operation="time", seconds=60, data=str(rows))
         assert process.ended()
 
 
