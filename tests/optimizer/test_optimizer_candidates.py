@@ -22,7 +22,7 @@ from longshore_optimizer.progress import Reporter
 from longshore_optimizer.request import Request
 from longshore_optimizer.techniques.base import Proposal
 
-from tests.optimizer.technique_bench import digits_cnn
+from tests.optimizer.technique_bench import digits_cnn, digits_folder
 
 RULES = Rules(goal=Goal.LATENCY, max_drop=0.02, metric="Accuracy", confidence=0.95)
 
@@ -152,3 +152,16 @@ def test_where_size_counts_a_slower_candidate_is_judged(
 ) -> None:
     monkeypatch.setattr(candidates, "_TOO_SLOW", 0.0)
     assert (attempted(tmp_path, **changes).metric is not None) == judged
+
+
+def test_a_search_that_finds_nothing_better_is_refused_and_not_taken_for_one_with_nothing_to_do(
+    tmp_path: Path,
+) -> None:
+    training = digits_folder(tmp_path / "digits") / "training.npz"
+    # No point is more accurate than the original by its whole scale.
+    parameters = {"drop": -1.0, "trials": 2, "smallest": False, "shortEpochs": 1}
+    search = Proposal("searched", TechniqueName.ARCHITECTURE_SEARCH, parameters, trains=True)
+    with benched(tmp_path, training=training, epochs=1) as bench:
+        trial = bench.attempt(search, RULES, seconds=30)
+    assert trial.verdict is Verdict.REFUSED
+    assert "no point of the search beats the original" in trial.reason

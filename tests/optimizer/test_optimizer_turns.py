@@ -54,6 +54,19 @@ def test_what_has_nothing_to_do_in_a_model_leaves_its_turn_to_the_next_of_its_te
     assert numbers == [(first, "0"), (first, "1"), (second, "0"), (second, "1"), (first, "2"), (second, "2")]
 
 
+def test_what_searched_and_found_nothing_has_had_its_turn() -> None:
+    first, second = TechniqueName.ARCHITECTURE_SEARCH, TechniqueName.DISTILLATION
+    proposals = [Proposal(f"{kind}-{i}", kind, trains=True) for kind in (first, second) for i in range(2)]
+    proposals.append(Proposal("further", second, after=f"{second}-0", trains=True))
+    tried: list[Trial] = []
+    for proposal in planned(tuple(proposals), tried, RULES):
+        found = proposal.technique is second
+        verdict = None if found else Verdict.REFUSED
+        tried.append(Trial(proposal, drop=Drop(0.02, 0.02) if found else None, verdict=verdict))
+    names = [t.proposal.name for t in tried]
+    assert names == [f"{first}-0", f"{second}-0", "further", f"{first}-1", f"{second}-1"]
+
+
 def test_what_mends_static_quantization_comes_before_the_second_choices() -> None:
     names = order({"static-int8": 0.3})
     assert (

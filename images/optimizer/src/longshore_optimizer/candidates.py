@@ -30,7 +30,12 @@ from longshore_optimizer.request import Request
 from longshore_optimizer.statistics import Drop, Ratio
 from longshore_optimizer.stopwatch import Stopwatch
 from longshore_optimizer.techniques.architecture_search import STUDY_NAME
-from longshore_optimizer.techniques.base import ModelFacts, NotApplicableError, Proposal
+from longshore_optimizer.techniques.base import (
+    ModelFacts,
+    NotApplicableError,
+    NothingBetterError,
+    Proposal,
+)
 from longshore_optimizer.techniques.build import Built
 from longshore_optimizer.verify import Runnable
 
@@ -218,6 +223,9 @@ class Bench:
         except WorkerError as error:
             if error.kind == NotApplicableError.__name__:
                 return refuse(trial, str(error), Verdict.SKIPPED)
+            if error.kind == NothingBetterError.__name__:
+                # Its turn was had: nothing of the kind is tried in its place.
+                return refuse(trial, str(error))
             return refuse(trial, _failure(error), Verdict.FAILED)
         except Problem as problem:
             return refuse(trial, problem.message, Verdict.FAILED)

@@ -12,7 +12,7 @@ from longshore_optimizer.techniques import architecture_space, blocks, onnxfile,
 from longshore_optimizer.techniques.architecture_space import Space
 from longshore_optimizer.techniques.base import (
     ModelFacts,
-    NotApplicableError,
+    NothingBetterError,
     Proposal,
     TargetFacts,
     Work,
@@ -70,7 +70,8 @@ class ArchitectureSearch:
     def apply(self, work: Work) -> None:
         """Search, or go on with the search that the scratch directory holds; then train the point chosen.
 
-        NotApplicableError where the space has no legal point, or none that beats the original.
+        NotApplicableError where the space has no legal point, NothingBetterError where none of them beats
+        the original.
         """
         if work.training is None:
             raise ValueError("architecture search needs training data")
@@ -130,7 +131,7 @@ def _trained(space: Space, teacher: onnx.ModelProto, material: _Material) -> onn
     )
     found = architecture_study.choose(front, original, original.drop + loses, smallest=smallest)
     if found is None:
-        raise NotApplicableError(
+        raise NothingBetterError(
             f"no point of the search beats the original and loses no more than {loses:g} after short training"
         )
     mark = architecture_study.key_of(key, str(sorted(found.point.items())))

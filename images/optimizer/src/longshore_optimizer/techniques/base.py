@@ -15,6 +15,11 @@ class NotApplicableError(Exception):
     """A technique found, once at work, that it has nothing to do here; the message says why."""
 
 
+class NothingBetterError(Exception):
+    """A technique that searches spent its time and found nothing to offer; the message says what it asked
+    for."""
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What is known of the model without running it; sizes in bytes."""
