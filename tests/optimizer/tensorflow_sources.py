@@ -34,6 +34,8 @@ def main(out: Path) -> None:
     network.save_weights(out / "only.weights.h5")
     _lambda(keras).save(out / "lambda.keras")
     _two_in_two_out(keras).save(out / "two.keras")
+    _any_size(keras).save(out / "free.keras")
+    (out / "free.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(_any_size(keras)).convert())
     tf.saved_model.save(_pair(tf), str(out / "pair"))
     tf.saved_model.save(_reader(tf), str(out / "reader"))
     network.export(str(out / "exported"), verbose=False)
@@ -56,6 +58,8 @@ def main(out: Path) -> None:
         "exported": ("exported", "images.npz"),
         "float": ("float.tflite", "images.npz"),
         "int8": ("int8.tflite", "images.npz"),
+        "free": ("free.keras", None),
+        "free-tflite": ("free.tflite", None),
         "wrong": ("model.bin", "wrong.npz"),
     }
     answers = {case: _converted(case, out / m, out / d if d else None, out) for case, (m, d) in cases.items()}
@@ -84,6 +88,15 @@ def _convolutions(keras: Any) -> Any:
     x = keras.layers.Flatten()(keras.layers.MaxPooling2D()(x))
     x = keras.layers.Dense(6, activation="gelu")(x)
     return keras.Model(image, keras.layers.Dense(5, activation="softmax", name="scores")(x))
+
+
+def _any_size(keras: Any) -> Any:
+    """Takes images of any size but small ones, of which its convolutions leave nothing."""
+    layers = keras.layers
+    convolutions = [layers.Conv2D(4, 3, strides=2, activation="relu") for _ in range(3)]
+    return keras.Sequential(
+        [keras.Input((None, None, 3)), *convolutions, layers.GlobalAveragePooling2D(), layers.Dense(2)]
+    )
 
 
 def _lambda(keras: Any) -> Any:

@@ -313,6 +313,26 @@ def test_a_conversion_that_answers_differently_is_stopped() -> None:
     assert judge("scikit-learn", 500, [compare("p", right, right + 1e-7)]).disagreements == 0
 
 
+@pytest.mark.parametrize("samples", [1, 2, 7])
+def test_the_only_samples_there_are_may_not_differ(samples: int) -> None:
+    right = np.eye(4)[np.zeros(samples, np.int64)]
+    wrong = right.copy()
+    wrong[0] = 1 - wrong[0]
+    with pytest.raises(Problem, match=f"1 of {samples} samples"):
+        judge("PyTorch", samples, [compare("scores", right, wrong)])
+
+
+def test_one_of_many_samples_may_lie_on_a_threshold() -> None:
+    right = np.zeros((8, 2))
+    right[:, 0] = 1
+    wrong = right.copy()
+    wrong[3] = 1 - wrong[3]
+    assert judge("LightGBM", 8, [compare("scores", right, wrong)]).disagreements == 1
+    wrong[4] = 1 - wrong[4]
+    with pytest.raises(Problem, match="2 of 8 samples"):
+        judge("LightGBM", 8, [compare("scores", right, wrong)])
+
+
 def test_the_manifest_tells_how_the_conversion_compares(digits: Path, tmp_path: Path) -> None:
     request = Request(
         model=digits / "digits.skops",

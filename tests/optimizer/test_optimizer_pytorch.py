@@ -102,6 +102,62 @@ def test_torchscript_is_converted_on_the_calibration_data(saved: Path, tmp_path:
     check(tmp_path / "out.onnx", saved)
 
 
+class Recurrent(torch.nn.Module):
+    """Takes and gives a state whose rows lie on its second axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = torch.nn.GRU(4, 8, num_layers=2, batch_first=True)
+
+    def forward(self, x: Any, state: Any) -> Any:
+        return self.lstm(x, state)
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
+@pytest.mark.parametrize("data", [False, True])
+def test_a_state_whose_rows_are_not_its_leading_axis_is_taken_whole(data: bool, tmp_path: Path) -> None:
+    network = Recurrent().eval()
+    x, state = torch.randn(6, 5, 4), torch.randn(6, 2, 1, 8)
+    program = torch.export.export(network, (x[:1], state[0]))
+    torch.export.save(program, tmp_path / "model.pt2")
+    np.savez(tmp_path / "data.npz", x=x.numpy(), state=state.numpy())
+    samples = tmp_path / "data.npz" if data else None
+    report = convert(identify(tmp_path / "model.pt2"), tmp_path / "out.onnx", samples, allow_pickle=False)
+    assert report.samples == (6 if data else 8)
+    session = ort.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    feeds = {"x": x[:1].numpy(), "state": state[0].numpy()}
+    with torch.no_grad():
+        for found, expected in zip(session.run(None, feeds), network(x[:1], state[0]), strict=True):
+            np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_torchscript_that_was_traced_for_one_row_stays_so(tmp_path: Path) -> None:
+    class One(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x.reshape(2, 3).sum(0)
+
+    torch.jit.trace(One(), torch.zeros(1, 6)).save(str(tmp_path / "model.pt"))
+    np.savez(tmp_path / "data.npz", x=RNG.random((9, 6), np.float32))
+    source = identify(tmp_path / "model.pt")
+    report = convert(source, tmp_path / "out.onnx", tmp_path / "data.npz", allow_pickle=False)
+    assert report.samples == 9
+    session = ort.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [1, 6]
+
+
+def test_sizes_are_found_for_a_program_with_free_ones(tmp_path: Path) -> None:
+    """Three convolutions with a stride leave nothing of a small image."""
+    convolutions = [torch.nn.Conv2d(3, 3, 3, stride=2) for _ in range(3)]
+    network = torch.nn.Sequential(*convolutions, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+    free = ({0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)
+    program = torch.export.export(network, (torch.zeros(2, 3, 40, 50),), dynamic_shapes=free)
+    torch.export.save(program, tmp_path / "model.pt2")
+    report = convert(identify(tmp_path / "model.pt2"), tmp_path / "out.onnx", None, allow_pickle=False)
+    assert (report.samples, report.disagreements) == (8, 0)
+
+
 def test_weights_become_a_model_with_the_factory_beside_them(saved: Path, tmp_path: Path) -> None:
     source = identify(locate(saved / "weights"))
     report = convert(

@@ -28,9 +28,14 @@ class _Attempt:
 
 
 def find(
-    inputs: Sequence[TensorSpec], run: Callable[[Feeds], object], seed: int, left: Callable[[], float]
+    inputs: Sequence[TensorSpec],
+    run: Callable[[Feeds], object],
+    seed: int,
+    left: Callable[[], float],
+    rows: int = 1,
 ) -> Dataset | None:
-    """Search sizes for free dimensions until `run` takes a first sample; None: with no size that was tried.
+    """Search sizes for free dimensions until `run` takes the first sample, or the first `rows` at once; None:
+    with no size that was tried.
 
     Floats are standard normal, strings `a`. Integers are 0 or 1, so that they are valid as masks, token types
     and indices alike, and zeros where a model takes no others. `left` tells the seconds that are left.
@@ -43,7 +48,7 @@ def find(
         for zeros in (False, True):
             dataset = _dataset(inputs, attempt, seed, zeros)
             try:
-                run(dict(next(batches(dataset, inputs)).feeds))
+                run(dict(next(batches(dataset, inputs, rows)).feeds))
             except Exception:  # noqa: BLE001, S112 - whatever a model raises, it does not take these inputs
                 continue
             return dataset

@@ -1,12 +1,17 @@
-"""The inputs of a source model, and the arrays that it is tried on."""
+"""The inputs of a source model, and the samples that it is tried on."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from longshore_optimizer import made_up
+from longshore_optimizer.convert import samples
+from longshore_optimizer.data import Dataset, Feeds, TensorSpec, batches, read
 from longshore_optimizer.errors import Problem, Reason
 
 Array = NDArray[Any]
@@ -14,75 +19,81 @@ Array = NDArray[Any]
 BATCH = 4
 """Rows tried at once: torch.export takes sizes of 0 and 1 as fixed, so a free batch axis needs 2 or more."""
 
+_MAKING_UP = 60.0
+"""Seconds for finding sizes with which the source model runs."""
+
 
 @dataclass(frozen=True)
 class Argument:
-    """One input: numpy dtype and shape where the model tells them, None for an axis of any size."""
+    """One input: numpy dtype and shape where the model tells them, None for an axis of any size, which
+    `symbols` may name."""
 
     name: str
     dtype: str | None = None
     shape: tuple[int | None, ...] | None = None
+    symbols: tuple[int | str | None, ...] = ()
 
 
-def arrays(arguments: Sequence[Argument], stored: Mapping[str, Array], save_with: str) -> dict[str, Array]:
-    """Give one array an input, samples on axis 0: by name, or the only one for the only input.
+@dataclass(frozen=True)
+class Material:
+    """Samples for a source model, checked against its inputs."""
 
-    Without stored samples they are made up from the shapes; `save_with` names what would have told them.
+    inputs: tuple[TensorSpec, ...]
+    dataset: Dataset
+
+    def example(self, rows: int) -> tuple[Array, ...]:
+        """Give what one call takes, of at most so many samples, in the order of the inputs."""
+        feeds = next(batches(self.dataset, self.inputs, rows)).feeds
+        return tuple(np.ascontiguousarray(feeds[spec.name]) for spec in self.inputs)
+
+
+def material(
+    arguments: Sequence[Argument], stored: Path | None, run: Callable[..., object], save_with: str
+) -> Material:
+    """Give samples: those stored as `.npz` by name, or the only array for the only input.
+
+    Without any they are made up, of sizes with which `run` takes the inputs in their order; `save_with` names
+    what would have told their shapes.
 
     Raises:
-        Problem: DataShapeMismatch where an input has no array, ConversionFailed where no shape is known.
+        Problem: as `data.read`, ConversionFailed where no shape is known or no size works.
     """
-    if not stored:
-        return _made_up(arguments, save_with)
-    if len(arguments) == 1 and len(stored) == 1:
-        given = {arguments[0].name: next(iter(stored.values()))}
-    else:
-        given = dict(stored)
-    missing = [a.name for a in arguments if a.name not in given]
-    if missing:
+    if stored is not None:
+        inputs = _typed(arguments, stored)
+        return Material(inputs, read(stored, "sample", inputs).head(samples.MOST))
+    if any(a.shape is None for a in arguments):
         raise Problem(
-            Reason.DATA_SHAPE_MISMATCH,
-            f"the data has no array for the input {missing[0]!r}: it needs "
-            f"{', '.join(a.name for a in arguments)}, and holds {', '.join(sorted(stored)[:8])}; "
-            "name the arrays after the inputs",
+            Reason.CONVERSION_FAILED,
+            "the model does not tell the shapes of its inputs: give calibration data, whose arrays tell "
+            f"them, or save it with {save_with}",
         )
-    result = {a.name: _typed(given[a.name], a.dtype) for a in arguments}
-    for argument in arguments:
-        _check(argument, result[argument.name])
-    return result
+    inputs = tuple(TensorSpec(a.name, a.dtype or "float32", a.shape, a.symbols) for a in arguments)
+    deadline = time.monotonic() + _MAKING_UP
 
+    def runs(feeds: Feeds) -> object:
+        return run(*(np.ascontiguousarray(feeds[spec.name]) for spec in inputs))
 
-def _check(argument: Argument, array: Array) -> None:
-    if argument.shape is None:
-        return
-    known = zip(argument.shape[1:], array.shape[1:], strict=False)
-    if len(array.shape) != len(argument.shape) or any(want not in (None, have) for want, have in known):
-        wanted = ", ".join("n" if size is None else str(size) for size in (None, *argument.shape[1:]))
+    def left() -> float:
+        return deadline - time.monotonic()
+
+    # A program may have been exported for two rows and more.
+    found = made_up.find(inputs, runs, 0, left) or made_up.find(inputs, runs, 0, left, rows=BATCH)
+    if found is None:
         raise Problem(
-            Reason.DATA_SHAPE_MISMATCH,
-            f"the array for the input {argument.name!r} has shape {array.shape}, the model takes ({wanted}): "
-            "prepare the samples as for the model itself",
+            Reason.CONVERSION_FAILED,
+            "the model runs on no inputs that were made up from its shapes: give calibration data, whose "
+            "arrays tell what it takes",
         )
+    return Material(inputs, found)
 
 
-def _made_up(arguments: Sequence[Argument], save_with: str) -> dict[str, Array]:
-    rng = np.random.default_rng(0)
-    result: dict[str, Array] = {}
+def _typed(arguments: Sequence[Argument], stored: Path) -> tuple[TensorSpec, ...]:
+    """The inputs with the dtypes of the stored arrays where the model tells none."""
+    arrays = samples.stored(stored, 1) if any(a.dtype is None for a in arguments) else {}
+    only = next(iter(arrays.values())) if len(arguments) == 1 and len(arrays) == 1 else None
+    result = []
     for argument in arguments:
-        if argument.shape is None:
-            raise Problem(
-                Reason.CONVERSION_FAILED,
-                "the model does not tell the shapes of its inputs: give calibration data, whose arrays tell "
-                f"them, or save it with {save_with}",
-            )
-        shape = tuple(BATCH if d is None else d for d in argument.shape)
-        dtype = np.dtype(argument.dtype or "float32")
-        values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
-        result[argument.name] = values.astype(dtype)
-    return result
-
-
-def _typed(array: Array, dtype: str | None) -> Array:
-    if dtype is not None:
-        return array.astype(dtype)
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
+        array = arrays.get(argument.name, only)
+        told = array.dtype.name if array is not None and array.dtype.kind in "iub" else "float32"
+        result.append(TensorSpec(argument.name, argument.dtype or told, argument.shape, argument.symbols))
+    return tuple(result)

@@ -7,7 +7,7 @@ builds it.
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longshore_optimizer.convert import arguments, samples
-from longshore_optimizer.convert.arguments import BATCH, Argument
+from longshore_optimizer.convert import arguments
+from longshore_optimizer.convert.arguments import BATCH, Argument, Material
 from longshore_optimizer.convert.factory import build
 from longshore_optimizer.convert.parity import judge
 from longshore_optimizer.convert.protocol import Converted
@@ -55,9 +55,11 @@ def convert(order: Order) -> Converted:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         loaded = _load(order)
-        arrays = arguments.arrays(loaded.arguments, samples.stored(order.samples), "torch.export.save")
-        rows = _export(loaded, arrays, order, _output_names(loaded, arrays))
-        differences, count = run_both(_answer(loaded), order.out, arrays, rows)
+        answer = _answer(loaded)
+        material = arguments.material(loaded.arguments, order.samples, answer, "torch.export.save")
+        first, most = _first_answer(loaded, material)
+        rows = _export(loaded, material, order, _output_names(first), most)
+        differences, count = run_both(answer, order.out, material, rows)
     return judge("PyTorch", count, differences)
 
 
@@ -88,7 +90,10 @@ def _exported_program(program: Any) -> Loaded:
                 f"the exported program's input {name!r} is no tensor: export a function of tensors alone",
             )
         shape = tuple(d if isinstance(d, int) else None for d in value.shape)
-        found.append(Argument(name, str(value.dtype).removeprefix("torch."), shape))
+        dtype = str(value.dtype).removeprefix("torch.")
+        found.append(
+            Argument(name, dtype, shape, tuple(d if isinstance(d, int) else str(d) for d in value.shape))
+        )
     return Loaded(program.module(), program, tuple(found))
 
 
@@ -156,31 +161,36 @@ def _unpickled(order: Order) -> object:
         ) from error
 
 
-def _output_names(loaded: Loaded, arrays: Mapping[str, Array]) -> list[str]:
+def _first_answer(loaded: Loaded, material: Material) -> tuple[Any, int]:
+    """Call the model with a few rows, or with one where it takes no more; gives how many it was."""
+    if material.dataset.count >= BATCH:
+        try:
+            return loaded.call(*(torch.from_numpy(a) for a in material.example(BATCH))), BATCH
+        except (RuntimeError, ValueError, AssertionError):
+            pass
+    return loaded.call(*(torch.from_numpy(a) for a in material.example(1))), 1
+
+
+def _output_names(answer: Any) -> list[str]:
     """Keys of a mapping that the model gives, else `output`, numbered where there are several."""
-    rows = loaded.arguments[0].shape[0] if loaded.arguments and loaded.arguments[0].shape else None
-    count = rows or min(BATCH, *(len(a) for a in arrays.values()))
-    answer = loaded.call(*(torch.from_numpy(np.ascontiguousarray(a[:count])) for a in arrays.values()))
     leaves, _ = torch.utils._pytree.tree_flatten(answer)
     if isinstance(answer, Mapping) and len(answer) == len(leaves):
         return [str(key) for key in answer]
     return ["output"] if len(leaves) == 1 else [f"output_{number}" for number in range(len(leaves))]
 
 
-def _export(loaded: Loaded, arrays: Mapping[str, Array], order: Order, outputs: list[str]) -> int | None:
-    """Write ONNX; gives the batch size that it is bound to, None where any will do."""
+def _export(loaded: Loaded, material: Material, order: Order, outputs: list[str], most: int) -> int | None:
+    """Write ONNX; gives the batch size that it is bound to, None where any up to `most` will do."""
     names = [a.name for a in loaded.arguments]
     if order.container == content.TORCH_EXPORT:
-        shape = loaded.arguments[0].shape if loaded.arguments else None
         program = torch.onnx.export(
             loaded.exported, dynamo=True, input_names=names, output_names=outputs, verbose=False
         )
         _save(program, order)
-        return shape[0] if shape else None
-    count = min(len(a) for a in arrays.values())
+        return None if most > 1 else 1
     failure: Exception | None = None
-    for rows in ([BATCH] if count >= BATCH else []) + [1]:
-        example = tuple(torch.from_numpy(np.ascontiguousarray(arrays[n][:rows])) for n in names)
+    for rows in dict.fromkeys((most, 1)):
+        example = tuple(torch.from_numpy(a) for a in material.example(rows))
         try:
             if order.container == content.TORCHSCRIPT:
                 _trace(loaded.exported, example, names, outputs, order, free=rows > 1)
@@ -237,8 +247,8 @@ def _free(dimension: Any) -> bool:
     return isinstance(getattr(dimension, "value", None), str)
 
 
-def _answer(loaded: Loaded) -> Callable[[Sequence[Array]], list[Array]]:
-    def answer(part: Sequence[Array]) -> list[Array]:
+def _answer(loaded: Loaded) -> Callable[..., list[Array]]:
+    def answer(*part: Array) -> list[Array]:
         leaves, _ = torch.utils._pytree.tree_flatten(loaded.call(*(torch.from_numpy(p) for p in part)))
         return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
 

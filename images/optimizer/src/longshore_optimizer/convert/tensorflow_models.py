@@ -3,7 +3,7 @@
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from longshore_optimizer.convert import arguments, samples
+from longshore_optimizer.convert import arguments
 from longshore_optimizer.convert.arguments import Argument
 from longshore_optimizer.convert.parity import judge
 from longshore_optimizer.convert.protocol import Converted
@@ -53,16 +53,15 @@ def convert(order: Order) -> Converted:
         warnings.simplefilter("ignore")
         tf = start_tensorflow()
         loaded = _saved_model(tf, order) if order.container == content.SAVED_MODEL else _keras(order)
-        arrays = arguments.arrays(loaded.arguments, samples.stored(order.samples), SAVE_WITH)
         function = tf.function(loaded.function)
-        _export(tf, loaded, function, order.out)
 
-        def answer(part: Sequence[Array]) -> list[Array]:
+        def answer(*part: Array) -> list[Array]:
             found = function(*(tf.constant(p) for p in part))
             return [np.asarray(found[name]) for name in loaded.outputs]
 
-        first = loaded.arguments[0].shape
-        differences, count = run_both(answer, order.out, arrays, first[0] if first else None)
+        material = arguments.material(loaded.arguments, order.samples, answer, SAVE_WITH)
+        _export(tf, loaded, function, order.out)
+        differences, count = run_both(answer, order.out, material, None)
     return judge(loaded.framework, count, differences)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from longshore_optimizer.convert import arguments, samples
+from longshore_optimizer.convert import arguments
 from longshore_optimizer.convert.arguments import Argument
 from longshore_optimizer.convert.parity import judge
 from longshore_optimizer.convert.protocol import Converted
@@ -42,14 +42,14 @@ def convert(order: Order) -> Converted:
                 Reason.INVALID_MODEL, f"TFLite cannot read {order.model.name} ({text}): save the model again"
             ) from error
         model = _Model(interpreter)
-        arrays = arguments.arrays(model.arguments, samples.stored(order.samples), "a signature")
+        material = arguments.material(model.arguments, order.samples, model.run, "a signature")
         _export(order, model.names)
         outputs = [o.name for o in onnx.load(order.out, load_external_data=False).graph.output]
         differences, count = run_both(
-            lambda part: model.answer(part, outputs),
+            lambda *part: model.answer(part, outputs),
             order.out,
-            arrays,
-            None if model.free else int(model.inputs[0]["shape"][0]),
+            material,
+            None,
             model.steps(),
         )
     return judge("TFLite", count, differences)
@@ -64,8 +64,6 @@ class _Model:
         self._outputs: list[Any] = interpreter.get_output_details()
         self.names = self._signature()
         """What the model calls a tensor, to what its users call it."""
-        self.free = all(len(d["shape_signature"]) and d["shape_signature"][0] < 0 for d in self.inputs)
-        self._rows = 0
 
     def _signature(self) -> dict[str, str]:
         plain = {d["name"]: d["name"].removesuffix(":0") for d in (*self.inputs, *self._outputs)}
@@ -113,16 +111,26 @@ class _Model:
         ]
         return scales[-1] if scales else 0.0
 
-    def answer(self, part: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
-        rows = len(part[0])
-        if self.free and rows != self._rows:
-            for detail, array in zip(self.inputs, part, strict=True):
-                self._interpreter.resize_tensor_input(detail["index"], array.shape)
+    def run(self, *part: Array) -> None:
+        """Run once; inputs take the shapes of the arrays."""
+        free = [bool((d["shape_signature"] < 0).any()) for d in self.inputs]
+        shapes = [tuple(d["shape"]) for d in self._interpreter.get_input_details()]
+        resized = [
+            (detail["index"], array.shape)
+            for detail, array, shape, may in zip(self.inputs, part, shapes, free, strict=True)
+            if may and array.shape != shape
+        ]
+        for index, shape in resized:
+            self._interpreter.resize_tensor_input(index, shape)
+        if resized:
             self._interpreter.allocate_tensors()
-            self._rows = rows
         for detail, array in zip(self.inputs, part, strict=True):
             self._interpreter.set_tensor(detail["index"], array)
         self._interpreter.invoke()
+
+    def answer(self, part: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
+        """Run once; gives the outputs in the order of their names."""
+        self.run(*part)
         found = {
             self.names[d["name"]]: np.array(self._interpreter.get_tensor(d["index"])) for d in self._outputs
         }
