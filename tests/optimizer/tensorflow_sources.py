@@ -34,6 +34,10 @@ def main(out: Path) -> None:
     network.save_weights(out / "only.weights.h5")
     _lambda(keras).save(out / "lambda.keras")
     _two_in_two_out(keras).save(out / "two.keras")
+    table = _table(keras)
+    table.save(out / "table.keras")
+    table.export(str(out / "table"), verbose=False)
+    _grouped(keras).save(out / "grouped.keras")
     _any_size(keras).save(out / "free.keras")
     (out / "free.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(_any_size(keras)).convert())
     tf.saved_model.save(_pair(tf), str(out / "pair"))
@@ -59,6 +63,9 @@ def main(out: Path) -> None:
         "float": ("float.tflite", "images.npz"),
         "int8": ("int8.tflite", "images.npz"),
         "free": ("free.keras", None),
+        "table": ("table.keras", None),
+        "table-exported": ("table", None),
+        "grouped": ("grouped.keras", None),
         "free-tflite": ("free.tflite", None),
         "wrong": ("model.bin", "wrong.npz"),
     }
@@ -88,6 +95,17 @@ def _convolutions(keras: Any) -> Any:
     x = keras.layers.Flatten()(keras.layers.MaxPooling2D()(x))
     x = keras.layers.Dense(6, activation="gelu")(x)
     return keras.Model(image, keras.layers.Dense(5, activation="softmax", name="scores")(x))
+
+
+def _table(keras: Any) -> Any:
+    """Refers to a mean and a variance that are no variables."""
+    normalization = keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 4.0, 9.0])
+    return keras.Sequential([keras.Input((3,)), normalization, keras.layers.Dense(2)])
+
+
+def _grouped(keras: Any) -> Any:
+    """Keras lets XLA compile convolutions in groups."""
+    return keras.Sequential([keras.Input((8, 8, 8)), keras.layers.Conv2D(8, 3, groups=4)])
 
 
 def _any_size(keras: Any) -> Any:

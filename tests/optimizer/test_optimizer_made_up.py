@@ -118,6 +118,19 @@ def test_strings_and_indices_are_valid(tmp_path: Path) -> None:
     assert not shard.arrays["index"].any(), "a table of one row has no index but 0"
 
 
+def test_an_attention_mask_hides_the_ends_of_rows_alone(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=FLOAT),
+        helper.make_node("Mul", ["mask", "x"], ["y"]),
+    ]
+    inputs = {"attention_mask": (INT64, ["rows", "length"]), "x": (FLOAT, ["rows", "length"])}
+    (shard,) = found(model(tmp_path / "m.onnx", nodes, inputs)).shards
+    mask = shard.arrays["attention_mask"]
+    assert mask[:, 0].all(), "what attends to nothing is not defined"
+    assert (np.diff(mask, axis=1) <= 0).all()
+    assert len(set(mask.sum(1))) > 1
+
+
 def test_nothing_is_found_for_a_model_that_takes_no_size_that_is_tried(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     path = model(tmp_path / "m.onnx", nodes, {"x": (FLOAT, [1, "n"])}, {"w": np.ones((1013, 2), np.float32)})

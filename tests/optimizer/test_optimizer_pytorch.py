@@ -1,5 +1,7 @@
 """PyTorch models become ONNX that answers as PyTorch does, whichever way they were saved."""
 
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,51 @@ class Recurrent(torch.nn.Module):
 
     def forward(self, x: Any, state: Any) -> Any:
         return self.lstm(x, state)
+
+
+class Answer(OrderedDict[str, Any]):
+    """As Transformers' models answer."""
+
+
+class Answering(torch.nn.Module):
+    def forward(self, ids: Any, mask: Any = None, scale: Any = None, weight: float = 1.0) -> Any:
+        hidden = ids.float().unsqueeze(-1) * weight
+        hidden = hidden if scale is None else hidden * scale
+        return Answer(logits=(hidden * mask.unsqueeze(-1)).sum(1), hidden=(hidden, hidden + 1))
+
+
+@pytest.fixture
+def answering() -> Iterator[torch.nn.Module]:
+    pytree = torch.utils._pytree
+    pytree.register_pytree_node(
+        Answer,
+        lambda answer: (list(answer.values()), list(answer)),
+        lambda values, names: Answer(zip(names, values, strict=True)),
+        serialized_type_name="a_library.that_is_not_here.Answer",
+    )
+    yield Answering()
+    pytree._deregister_pytree_node(Answer)
+
+
+def test_a_program_may_answer_in_a_type_of_its_authors_library_and_take_inputs_by_name(
+    answering: torch.nn.Module, tmp_path: Path
+) -> None:
+    ids, mask = torch.from_numpy(IDS), torch.from_numpy(MASK)
+    rows = torch.export.Dim("rows")
+    shapes = {"ids": {0: rows}, "mask": {0: rows}, "scale": None, "weight": None}
+    given = {"mask": mask, "weight": 2.0, "scale": None}
+    program = torch.export.export(answering, (ids,), given, dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "model.pt2")
+    np.savez(tmp_path / "data.npz", ids=IDS, mask=MASK)
+    for samples in (None, tmp_path / "data.npz"):
+        source = identify(tmp_path / "model.pt2")
+        report = convert(source, tmp_path / "out.onnx", samples, allow_pickle=False)
+        assert report.disagreements == 0
+    session = ort.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["ids", "mask"]
+    assert [o.name for o in session.get_outputs()] == ["output_0", "output_1", "output_2"]
+    logits = session.run(["output_0"], {"ids": IDS, "mask": MASK})[0]
+    np.testing.assert_allclose(logits[:, 0], (2.0 * IDS * MASK).sum(1), rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")

@@ -80,6 +80,16 @@ def test_several_inputs_and_outputs_keep_their_names_and_order(converted: Path) 
     np.testing.assert_allclose(positive, np.maximum(pair["left"] - 0.5, 0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("case", ["table", "table-exported", "grouped"])
+def test_what_a_network_refers_to_and_lets_be_compiled_becomes_part_of_the_graph(
+    converted: Path, case: str
+) -> None:
+    told = answer(converted, case)
+    assert told.get("message") is None
+    assert told["max_absolute_error"] < 1e-5
+    assert len(session(converted, case).get_inputs()) == 1
+
+
 @pytest.mark.parametrize("case", ["free", "free-tflite"])
 def test_sizes_are_found_for_a_model_that_takes_images_of_any_size(converted: Path, case: str) -> None:
     told = answer(converted, case)

@@ -38,7 +38,8 @@ def find(
     with no size that was tried.
 
     Floats are standard normal, strings `a`. Integers are 0 or 1, so that they are valid as masks, token types
-    and indices alike, and zeros where a model takes no others. `left` tells the seconds that are left.
+    and indices alike, and zeros where a model takes no others; an `attention_mask` hides the ends of rows, as
+    tokenizers do: what attends to nothing is not defined. `left` tells the seconds that are left.
     """
     for attempt in _attempts(inputs):
         if left() <= 0:
@@ -70,8 +71,18 @@ def _dataset(inputs: Sequence[TensorSpec], attempt: _Attempt, seed: int, zeros: 
     for spec in inputs:
         shape = _shape(spec, attempt)
         by_row = not attempt.whole and bool(shape) and _leading(spec) in (None, 1, shared)
-        arrays[spec.name] = _values(spec.dtype, (rows, *(shape[1:] if by_row else shape)), generator, zeros)
+        whole = (rows, *(shape[1:] if by_row else shape))
+        if spec.name.endswith("attention_mask") and np.dtype(spec.dtype).kind in "biuf":
+            arrays[spec.name] = _padded(spec.dtype, whole, generator)
+        else:
+            arrays[spec.name] = _values(spec.dtype, whole, generator, zeros)
     return Dataset("made-up", (Shard(arrays, None),))
+
+
+def _padded(dtype: str, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    """Ones, at least one in a row, then zeros."""
+    length = generator.integers(1, max(shape[-1], 1) + 1, (*shape[:-1], 1))
+    return (np.arange(shape[-1]) < length).astype(dtype)
 
 
 def _values(dtype: str, shape: tuple[int, ...], generator: np.random.Generator, zeros: bool) -> Array:

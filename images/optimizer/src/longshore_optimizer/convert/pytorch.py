@@ -7,6 +7,7 @@ builds it.
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longshore_optimizer.convert import arguments
+from longshore_optimizer.convert import arguments, exported_program
 from longshore_optimizer.convert.arguments import BATCH, Argument, Material
 from longshore_optimizer.convert.factory import build
 from longshore_optimizer.convert.parity import judge
@@ -66,35 +67,19 @@ def convert(order: Order) -> Converted:
 def _load(order: Order) -> Loaded:
     try:
         if order.container == content.TORCH_EXPORT:
-            return _exported_program(torch.export.load(order.model))
+            program = exported_program.load(order.model)
+            call = exported_program.Call(program)
+            return Loaded(call, program, call.arguments)
         if order.container == content.TORCHSCRIPT:
             module = torch.jit.load(str(order.model), map_location="cpu").eval()
             return Loaded(module, module, _schema(module))
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         text = " ".join(str(error).split())[:300]
         raise Problem(
             Reason.INVALID_MODEL, f"PyTorch cannot read {order.model.name} ({text}): save the model again"
         ) from error
     network = _network(order)
     return Loaded(network, network, _parameters(network))
-
-
-def _exported_program(program: Any) -> Loaded:
-    nodes = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
-    found = []
-    for name in program.graph_signature.user_inputs:
-        value = nodes[name].meta.get("val") if name in nodes else None
-        if not isinstance(value, torch.Tensor):
-            raise Problem(
-                Reason.CONVERSION_FAILED,
-                f"the exported program's input {name!r} is no tensor: export a function of tensors alone",
-            )
-        shape = tuple(d if isinstance(d, int) else None for d in value.shape)
-        dtype = str(value.dtype).removeprefix("torch.")
-        found.append(
-            Argument(name, dtype, shape, tuple(d if isinstance(d, int) else str(d) for d in value.shape))
-        )
-    return Loaded(program.module(), program, tuple(found))
 
 
 def _schema(module: Any) -> tuple[Argument, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from longshore_optimizer.convert import arguments
+from longshore_optimizer.convert import arguments, tensorflow_graph
 from longshore_optimizer.convert.arguments import Argument
 from longshore_optimizer.convert.parity import judge
 from longshore_optimizer.convert.protocol import Converted
@@ -107,10 +107,8 @@ def _known(node: onnx.NodeProto) -> bool:
 
 
 def _export(tf: Any, loaded: Loaded, function: Any, out: Path) -> None:
-    import tf2onnx.convert
-
     specs = [tf.TensorSpec(a.shape, a.dtype, name=a.name) for a in loaded.arguments]
-    model, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET)
+    model = tensorflow_graph.to_onnx(tf, function, specs, OPSET)
     # TensorFlow sorts a mapping of outputs by name; the source's own order is what its users know.
     by_name = {o.name: o for o in list(model.graph.output)}
     if by_name.keys() == set(loaded.outputs):
