@@ -24,6 +24,7 @@ from longshore_optimizer.techniques.build import Built
 from longshore_optimizer.techniques.registry import TECHNIQUES, propose
 from onnx import TensorProto, helper, numpy_helper
 
+from tests import saturation
 from tests.optimizer.conftest import cnn, labelled, mlp, save
 from tests.optimizer.technique_bench import BASE, REDUCED, applied, outputs
 
@@ -261,6 +262,13 @@ def test_weights_have_seven_bits_where_products_of_eight_saturate(
     weights = [i for i in onnx.load(result).graph.initializer if i.data_type == TensorProto.INT8]
     largest = max(int(np.abs(numpy_helper.to_array(w).astype(int)).max()) for w in weights)
     assert 32 < largest <= 64
+
+
+@pytest.mark.parametrize("form", saturation.FORMS)
+def test_sums_of_products_of_eight_bits_are_measured_without_saturation(tmp_path: Path, form: str) -> None:
+    onnx.save(saturation.model(form), tmp_path / "model.onnx")
+    found = open_session(tmp_path / "model.onnx", 1).run(None, {"x": saturation.ROWS})[0]
+    np.testing.assert_allclose(found, saturation.SUMS, atol=saturation.ERROR)
 
 
 @pytest.mark.parametrize("calibrator", ["minmax", "percentile:99.9", "entropy", "mse"])

@@ -11,6 +11,7 @@ import pytest
 import tritonclient.http as httpclient
 from onnx import TensorProto, helper
 
+from tests import saturation
 from tests.realmodels import NAMES, rapidocr_model
 from tests.server import models
 from tests.triton.harness import Triton
@@ -78,6 +79,15 @@ def test_real_models_answer_as_onnx_runtime_does(name: str, tmp_path: Path) -> N
     with Triton(model, tmp_path) as server:
         answer = ask(server, pixels, source.name, output.name)
     np.testing.assert_allclose(answer, session.run([output.name], {source.name: pixels})[0], atol=1e-5)
+
+
+def test_sums_of_products_of_eight_bits_do_not_saturate(tmp_path: Path) -> None:
+    model = tmp_path / "artifact"
+    model.mkdir()
+    onnx.save(saturation.model(saturation.FORMS[0]), model / "model.onnx")
+    with Triton(model, tmp_path) as server:
+        found = ask(server, saturation.ROWS)
+    np.testing.assert_allclose(found, saturation.SUMS, atol=saturation.ERROR)
 
 
 def test_every_version_that_the_policy_keeps_answers(tmp_path: Path) -> None:

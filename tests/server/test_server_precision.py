@@ -1,0 +1,17 @@
+"""An 8-bit model answers alike on every CPU: sums of products that would saturate are taken precisely."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from longshore_server.session import Session, SessionOptions
+
+from tests import saturation
+
+
+@pytest.mark.parametrize("form", saturation.FORMS)
+def test_sums_of_products_of_eight_bits_do_not_saturate(tmp_path: Path, form: str) -> None:
+    onnx.save(saturation.model(form), tmp_path / "model.onnx")
+    session = Session(tmp_path / "model.onnx", SessionOptions())
+    np.testing.assert_allclose(session.run([saturation.ROWS])[0], saturation.SUMS, atol=saturation.ERROR)
