@@ -8,6 +8,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 FORMS = ("unsigned activations", "signed activations", "dynamic")
 WEIGHTS = np.full((64, 8), 127, np.int8)
+SHARED = "a shared zero point"
+"""For which ONNX Runtime cannot take products precisely: without VNNI it saturates, but runs."""
+
 ROWS = (0.9 + 0.1 * np.random.default_rng(0).random((3, 64))).astype(np.float32)
 SUMS = ROWS.sum(1, keepdims=True) * np.ones((1, 8), np.float32)
 """What exact arithmetic answers: all weights are 1."""
@@ -17,7 +20,10 @@ ERROR = 0.5
 
 
 def model(form: str) -> onnx.ModelProto:
-    """x [n, 64] -> y [n, 8]: static quantization as ONNX Runtime's tools write it, or dynamic."""
+    """x [n, 64] -> y [n, 8]: static quantization as ONNX Runtime's tools write it, or dynamic.
+
+    Where a zero point is shared, another layer has the same weights and answers `z`.
+    """
     step = np.float32(1 / 127)
     if form == "dynamic":
         constants: dict[str, Any] = {"w": WEIGHTS, "zero": np.int8(0), "step": step}
@@ -40,6 +46,15 @@ def model(form: str) -> onnx.ModelProto:
             ("QuantizeLinear", ["sums", "steps", "point"], ["bits_out"]),
             ("DequantizeLinear", ["bits_out", "steps", "point"], ["y"]),
         ]
+    if form == SHARED:
+        constants["w2"] = WEIGHTS
+        nodes += [
+            ("DequantizeLinear", ["w2", "step", "zero"], ["weights2"]),
+            ("MatMul", ["near", "weights2"], ["sums2"]),
+            ("QuantizeLinear", ["sums2", "steps", "point"], ["bits_out2"]),
+            ("DequantizeLinear", ["bits_out2", "steps", "point"], ["z"]),
+        ]
+    outputs = ["y", "z"] if form == SHARED else ["y"]
     graph = helper.make_graph(
         [
             helper.make_node(kind, given, made, **({"to": TensorProto.FLOAT} if kind == "Cast" else {}))
@@ -47,7 +62,7 @@ def model(form: str) -> onnx.ModelProto:
         ],
         "saturating",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 8]) for name in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -9,6 +9,7 @@ import pytest
 from longshore.api.optimize import Goal, TechniqueName
 from longshore.artifact.manifest import Manifest, Verdict
 from longshore_optimizer.candidates import Bench
+from longshore_optimizer.convert.tensorflow_operators import own_zero_points
 from longshore_optimizer.data import TensorSpec
 from longshore_optimizer.fetch.sink import file_sha256
 from longshore_optimizer.measure import latency
@@ -269,6 +270,17 @@ def test_sums_of_products_of_eight_bits_are_measured_without_saturation(tmp_path
     onnx.save(saturation.model(form), tmp_path / "model.onnx")
     found = open_session(tmp_path / "model.onnx", 1).run(None, {"x": saturation.ROWS})[0]
     np.testing.assert_allclose(found, saturation.SUMS, atol=saturation.ERROR)
+
+
+def test_a_zero_point_that_layers_share_does_not_keep_a_model_from_running(tmp_path: Path) -> None:
+    model = saturation.model(saturation.SHARED)
+    onnx.save(model, tmp_path / "model.onnx")
+    assert len(open_session(tmp_path / "model.onnx", 1).run(None, {"x": saturation.ROWS})) == 2
+    own_zero_points(model.graph)
+    onnx.checker.check_model(model)
+    onnx.save(model, tmp_path / "own.onnx")
+    for found in open_session(tmp_path / "own.onnx", 1).run(None, {"x": saturation.ROWS}):
+        np.testing.assert_allclose(found, saturation.SUMS, atol=saturation.ERROR)
 
 
 @pytest.mark.parametrize("calibrator", ["minmax", "percentile:99.9", "entropy", "mse"])

@@ -15,3 +15,12 @@ def test_sums_of_products_of_eight_bits_do_not_saturate(tmp_path: Path, form: st
     onnx.save(saturation.model(form), tmp_path / "model.onnx")
     session = Session(tmp_path / "model.onnx", SessionOptions())
     np.testing.assert_allclose(session.run([saturation.ROWS])[0], saturation.SUMS, atol=saturation.ERROR)
+
+
+def test_a_graph_for_which_the_runtime_cannot_do_so_is_served_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    onnx.save(saturation.model(saturation.SHARED), tmp_path / "model.onnx")
+    found = Session(tmp_path / "model.onnx", SessionOptions()).run([saturation.ROWS])
+    right = all(np.allclose(values, saturation.SUMS, atol=saturation.ERROR) for values in found)
+    assert right is not ("sums of them may saturate" in caplog.text)

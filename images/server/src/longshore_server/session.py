@@ -145,6 +145,22 @@ def _load(file: Path, options: SessionOptions) -> Any:
     check_providers(options.providers)
     if not NVIDIA.isdisjoint(options.providers):
         _load_cuda()
+    if options.providers != ("cpu",):
+        return _open(file, options, precise=False)
+    try:
+        return _open(file, options, precise=True)
+    except StartupError:
+        # Which it cannot do for every graph that it runs.
+        session = _open(file, options, precise=False)
+    _log.warning(
+        "this CPU has no VNNI, and %s cannot be run with precise products of 8 bits: "
+        "sums of them may saturate; quantize with weights of 7 bits (reduce_range)",
+        file.name,
+    )
+    return session
+
+
+def _open(file: Path, options: SessionOptions, *, precise: bool) -> Any:
     wanted = [FULL_NAMES[provider] for provider in options.providers]
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
@@ -154,7 +170,7 @@ def _load(file: Path, options: SessionOptions) -> Any:
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # A CPU without VNNI answers as those that have it, on which a model may have been proven: its sums of
     # products of all 8 bits saturate in silence otherwise.
-    settings.add_session_config_entry("session.x64quantprecision", "1")
+    settings.add_session_config_entry("session.x64quantprecision", "1" if precise else "0")
     if set(options.providers) != {"cpu"}:
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     given = [provider_options(provider, options.threads) for provider in options.providers]

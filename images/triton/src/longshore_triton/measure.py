@@ -33,7 +33,6 @@ def measure(model: Path, cores: int, most: int, budget: float = BUDGET) -> dict[
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores
     options.log_severity_level = 4
-    options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     may_batch = leads_with_batch(signature)
     inner = [d for t in signature.inputs for d in t.shape[1 if may_batch else 0 :]]

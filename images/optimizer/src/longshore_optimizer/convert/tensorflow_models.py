@@ -18,7 +18,7 @@ from longshore_optimizer.convert.parity import judge
 from longshore_optimizer.convert.protocol import Converted
 from longshore_optimizer.convert.registry import Order
 from longshore_optimizer.convert.sidebyside import run_both
-from longshore_optimizer.convert.tensorflow_operators import replace
+from longshore_optimizer.convert.tensorflow_operators import own_zero_points, replace
 from longshore_optimizer.errors import Problem, Reason
 from longshore_optimizer.fetch import content
 
@@ -87,6 +87,7 @@ def save(model: onnx.ModelProto, out: Path) -> None:
         Problem: ConversionFailed for an operation that ONNX has no counterpart for.
     """
     replace(model.graph)
+    own_zero_points(model.graph)
     foreign = {n.op_type for n in model.graph.node if n.domain not in ("", "ai.onnx", "ai.onnx.ml")}
     unknown = foreign | {n.op_type for n in model.graph.node if n.op_type not in foreign and not _known(n)}
     if unknown:

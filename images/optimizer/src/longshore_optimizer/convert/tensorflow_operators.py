@@ -1,4 +1,4 @@
-"""ONNX operators in place of TensorFlow's that tf2onnx passes through: the Gaussian error linear unit.
+"""What tf2onnx leaves to do: operators of TensorFlow's that it passes through, zero points that it shares.
 
 The formulas are those of Hendrycks and Gimpel, "Gaussian Error Linear Units" (arXiv:1606.08415).
 """
@@ -22,6 +22,24 @@ def replace(graph: onnx.GraphProto) -> None:
             nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def own_zero_points(graph: onnx.GraphProto) -> None:
+    """Give every `DequantizeLinear` a zero point of its own.
+
+    ONNX Runtime cannot take products precisely on CPUs without VNNI where layers share one.
+    """
+    stored = {i.name: i for i in graph.initializer}
+    seen: set[str] = set()
+    for number, node in enumerate(graph.node):
+        if node.op_type != "DequantizeLinear" or len(node.input) < 3 or node.input[2] not in stored:
+            continue
+        point = node.input[2]
+        if point in seen:
+            copy = graph.initializer.add()
+            copy.CopyFrom(stored[point])
+            copy.name = node.input[2] = f"{point}/{number}"
+        seen.add(point)
 
 
 class _Formula:

@@ -26,7 +26,7 @@ _DTYPES = {
     "tensor(string)": "object",
 }
 
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
 
 
 def open_session(path: Path, threads: int, *, optimize: bool = True) -> ort.InferenceSession:
@@ -35,13 +35,20 @@ def open_session(path: Path, threads: int, *, optimize: bool = True) -> ort.Infe
     Threads do not spin, neither here nor where models are served: sessions of other processes, and what else
     a small CPU limit is for, would be slowed by them.
     """
+    try:
+        return _open(path, threads, optimize=optimize, precise=True)
+    except Exception:  # noqa: BLE001 - of ONNX Runtime's errors; it cannot do so for every graph that it runs
+        return _open(path, threads, optimize=optimize, precise=False)
+
+
+def _open(path: Path, threads: int, *, optimize: bool, precise: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY if precise else _ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Without VNNI, sums of products of all 8 bits saturate in silence; weights of 7 bits cost nothing by it.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry("session.x64quantprecision", "1" if precise else "0")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
