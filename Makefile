@@ -140,6 +140,10 @@ bench-server: $(SYNCED) ## Measure the server against Triton, MLServer, KServe a
 bench-optimizer: $(SYNCED) ## Measure the optimizer on real models: speed, size, proven drop, time
 	$(PYTHON) -m bench.optimizer
 
+.PHONY: bench-conversion
+bench-conversion: $(SYNCED) ## Convert networks and estimators of every usual kind, and compare their answers
+	$(PYTHON) -m bench.conversion
+
 .PHONY: bench-reconcile
 bench-reconcile: $(SYNCED) ## Measure the operator with 200 and 1,000 ModelDeployments
 	$(PYTHON) -m bench.reconcile

@@ -115,6 +115,50 @@ class Recurrent(torch.nn.Module):
         return self.lstm(x, state)
 
 
+class Attending(torch.nn.Module):
+    """Gives None in place of the weights of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Any) -> Any:
+        return self.attention(x, x, x, need_weights=False)
+
+
+class Counting(torch.nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x + 1, x.shape[0]
+
+
+@pytest.mark.parametrize(
+    ("network", "outputs"), [(Attending, ["output"]), (Counting, ["output_0", "output_1"])]
+)
+def test_what_is_no_tensor_among_the_answers_is_none_or_a_number(
+    network: type[torch.nn.Module], outputs: list[str], tmp_path: Path
+) -> None:
+    given = (torch.randn(3, 5, 8),)
+    program = torch.export.export(network().eval(), given, dynamic_shapes=({0: torch.export.Dim("rows")},))
+    torch.export.save(program, tmp_path / "model.pt2")
+    report = convert(identify(tmp_path / "model.pt2"), tmp_path / "out.onnx", None, allow_pickle=False)
+    assert report.disagreements == 0
+    session = ort.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    assert [o.name for o in session.get_outputs()] == outputs
+
+
+def test_what_pytorch_cannot_convert_is_told_without_its_advice(tmp_path: Path) -> None:
+    class Constant(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return {"a": x + 1, "count": 3}
+
+    torch.export.save(torch.export.export(Constant(), (torch.zeros(2, 3),)), tmp_path / "model.pt2")
+    with pytest.raises(Problem) as caught:
+        convert(identify(tmp_path / "model.pt2"), tmp_path / "out.onnx", None, allow_pickle=False)
+    assert caught.value.reason is Reason.CONVERSION_FAILED
+    assert "\x1b" not in caught.value.message
+    assert "step 3/3" not in caught.value.message
+
+
 class Answer(OrderedDict[str, Any]):
     """As Transformers' models answer."""
 

@@ -158,7 +158,7 @@ def _first_answer(loaded: Loaded, material: Material) -> tuple[Any, int]:
 
 def _output_names(answer: Any) -> list[str]:
     """Keys of a mapping that the model gives, else `output`, numbered where there are several."""
-    leaves, _ = torch.utils._pytree.tree_flatten(answer)
+    leaves = _leaves(answer)
     if isinstance(answer, Mapping) and len(answer) == len(leaves):
         return [str(key) for key in answer]
     return ["output"] if len(leaves) == 1 else [f"output_{number}" for number in range(len(leaves))]
@@ -232,9 +232,15 @@ def _free(dimension: Any) -> bool:
     return isinstance(getattr(dimension, "value", None), str)
 
 
+def _leaves(answer: Any) -> list[Any]:
+    """What an answer holds, in order; attention without its weights gives None in their place."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(answer) if leaf is not None]
+
+
 def _answer(loaded: Loaded) -> Callable[..., list[Array]]:
     def answer(*part: Array) -> list[Array]:
-        leaves, _ = torch.utils._pytree.tree_flatten(loaded.call(*(torch.from_numpy(p) for p in part)))
-        return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        leaves = _leaves(loaded.call(*(torch.from_numpy(p) for p in part)))
+        # A size among the answers is a plain number.
+        return [np.asarray(v.detach().cpu() if isinstance(v, torch.Tensor) else v) for v in leaves]
 
     return answer

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -14,6 +15,7 @@ from longshore_optimizer.convert.protocol import Refused
 from longshore_optimizer.errors import Problem, Reason
 
 _CPU_SECONDS = 1800
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
 _FILE_BYTES = 32 << 30
 
 FRAMEWORKS = {
@@ -55,9 +57,17 @@ def convert(request: dict[str, object]) -> Wire:
         traceback.print_exc(file=sys.stderr)
         return Refused(
             reason=Reason.CONVERSION_FAILED,
-            message=f"converting to ONNX failed: {type(error).__name__}: {str(error)[:600]}; "
+            message=f"converting to ONNX failed: {_said(error)}; "
             "export the model to ONNX yourself and deploy that",
         )
+
+
+def _said(error: BaseException) -> str:
+    """What went wrong first: PyTorch's exporter wraps it into advice to those who write exporters."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    words = " ".join(_COLOUR.sub("", str(error)).split())
+    return f"{type(error).__name__}: {words[:600]}"
 
 
 def _not_installed(extra: str, module: str, what: str) -> Refused:

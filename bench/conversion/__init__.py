@@ -1,0 +1,1 @@
+"""What converts, and whether it answers as its source on rows that the conversion has not seen."""
