@@ -1,6 +1,7 @@
 """Converts one source model and compares answers on rows of its own; one outcome a model and form."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -43,7 +44,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Source:
-    """A saved model; `answer` gives the framework's outputs for rows, `samples` what a user would give."""
+    """A saved model; `answer` gives the framework's outputs for rows, `samples` what a user would give.
+
+    Of `labels`, only the first output is compared: scores come after it.
+    """
 
     family: str
     model: str
@@ -53,6 +57,7 @@ class Source:
     answer: Callable[[Feeds], Sequence[Array]]
     samples: Path | None = None
     pickled: bool = False
+    labels: bool = False
 
 
 def judge(source: Source, folder: Path, batches: Sequence[int] = BATCHES) -> Outcome:
@@ -89,7 +94,13 @@ def _error(source: Source, out: Path, rows: int) -> float:
     feeds = source.rows(rows)
     inputs = [i.name for i in session.get_inputs()]
     known = {n: feeds[n] if n in feeds else next(iter(feeds.values())) for n in inputs}
-    found, wanted = session.run(None, known), source.answer(feeds)
+    outputs = [o.name for o in session.get_outputs()]
+    if all(re.fullmatch(r"output_\d+", name) for name in outputs):
+        # A TFLite file lists them in an order of its own.
+        outputs.sort(key=lambda name: int(name.removeprefix("output_")))
+    found, wanted = session.run(outputs, known), source.answer(feeds)
+    if source.labels:
+        found = found[:1]
     if len(found) != len(wanted):
         return float("inf")
     return max(_difference(np.asarray(f), np.asarray(w)) for f, w in zip(found, wanted, strict=True))

@@ -86,7 +86,15 @@ def sources(folder: Path) -> Iterator[Source]:
         np.savez(samples, x=_column(fit.x[::2]))
         held_out = fit.x[1::2][:half]
         yield Source(
-            "scikit-learn", fit.name, "pickle", path, _rows(held_out), _answer(fit.estimator), samples, True
+            "scikit-learn",
+            fit.name,
+            "pickle",
+            path,
+            _rows(held_out),
+            _answer(fit.estimator),
+            samples,
+            pickled=True,
+            labels=True,
         )
 
 

@@ -38,6 +38,7 @@ def main(out: Path) -> None:
     table.save(out / "table.keras")
     table.export(str(out / "table"), verbose=False)
     _grouped(keras).save(out / "grouped.keras")
+    _augmented(keras).export(str(out / "augmented"), verbose=False)
     _any_size(keras).save(out / "free.keras")
     (out / "free.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(_any_size(keras)).convert())
     tf.saved_model.save(_pair(tf), str(out / "pair"))
@@ -66,6 +67,7 @@ def main(out: Path) -> None:
         "table": ("table.keras", None),
         "table-exported": ("table", None),
         "grouped": ("grouped.keras", None),
+        "augmented": ("augmented", None),
         "free-tflite": ("free.tflite", None),
         "wrong": ("model.bin", "wrong.npz"),
     }
@@ -106,6 +108,12 @@ def _table(keras: Any) -> Any:
 def _grouped(keras: Any) -> Any:
     """Keras lets XLA compile convolutions in groups."""
     return keras.Sequential([keras.Input((8, 8, 8)), keras.layers.Conv2D(8, 3, groups=4)])
+
+
+def _augmented(keras: Any) -> Any:
+    """Draws at random, by seeds that a SavedModel carries as variables."""
+    layers = keras.layers
+    return keras.Sequential([keras.Input((8, 8, 3)), layers.RandomFlip(), layers.Conv2D(2, 3)])
 
 
 def _any_size(keras: Any) -> Any:

@@ -19,8 +19,17 @@ def to_onnx(tf: Any, function: Any, specs: list[Any], opset: int) -> onnx.ModelP
     from tf2onnx import tf_loader
 
     concrete = function.get_concrete_function(*specs)
-    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
-    graph = tf_loader.fix_freezing_errors_part2(frozen.graph.as_graph_def(add_shapes=True))
+    try:
+        frozen = convert_variables_to_constants_v2(
+            concrete, lower_control_flow=False, aggressive_inlining=True
+        )
+        graph = frozen.graph.as_graph_def(add_shapes=True)
+    except ValueError as error:
+        # Layers that draw at random keep their seeds in variables, which a function of the model assigns.
+        if "incompatible with expected resource" not in str(error):
+            raise
+        graph = tf_loader.fix_freezing_errors(tf_loader.convert_variables_to_constants_large_model(concrete))
+    graph = tf_loader.fix_freezing_errors_part2(graph)
     referred = _make_constant(tf, graph, concrete)
     _inline_compiled(graph)
     inputs = [t.name for t in concrete.inputs if t.dtype != tf.resource and t.op.name not in referred]

@@ -1,6 +1,7 @@
 """Keras files and TensorFlow SavedModels through tf2onnx, compared with TensorFlow's own answers."""
 
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -194,8 +195,9 @@ def _saved_model(tf: Any, order: Order) -> Loaded:
             f"signatures={{{_SIGNATURE!r}: function}}",
         )
     signature = signatures.get(_SIGNATURE) or next(iter(signatures.values()))
-    specs = signature.structured_input_signature[1]
-    outputs = tuple(signature.structured_outputs)
+    # A SavedModel keeps them in no order: the one here is the same whenever it is converted.
+    specs = dict(sorted(signature.structured_input_signature[1].items(), key=_numbered))
+    outputs = tuple(name for name, _ in sorted(signature.structured_outputs.items(), key=_numbered))
 
     def call(*tensors: Any) -> Mapping[str, Any]:
         # Naming the model keeps its variables alive: the signature alone does not.
@@ -208,6 +210,11 @@ def _saved_model(tf: Any, order: Order) -> Loaded:
         for name, s in specs.items()
     )
     return Loaded("TensorFlow", call, given, outputs)
+
+
+def _numbered(item: tuple[str, object]) -> list[tuple[int, str]]:
+    """By name, `output_2` before `output_10`."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", item[0])]
 
 
 def _check_graph(directory: Path) -> None:
