@@ -178,7 +178,7 @@ async def measure(kubeconfig: Path, count: int, log: Path, rest: float) -> Run:
         try:
             await _refuse_company(kube, namespace)
             async with Operator(kubeconfig, namespace, log) as operator:
-                objects = await load(kube, namespace, count)
+                objects = await operator.during(load(kube, namespace, count))
                 settled = await operator.quiet(QUIET, 300)
                 cpu, peak = operator.cpu_seconds(), operator.peak_mebibytes()
                 await asyncio.sleep(rest)
@@ -210,7 +210,7 @@ async def floor(kubeconfig: Path, count: int, log: Path) -> float:
                 Operator(kubeconfig, namespace, log) as operator,
                 Listener(kubeconfig, namespace) as ear,
             ):
-                await load(kube, namespace, count)
+                await operator.during(load(kube, namespace, count))
                 await operator.quiet(QUIET, 300)
                 return ear.cpu_seconds()
         finally:

@@ -5,12 +5,15 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+
+Answer = TypeVar("Answer")
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 START_SECONDS = 60
@@ -58,6 +61,18 @@ class Operator:
             except httpx.HTTPError:
                 pass
             await asyncio.sleep(0.1)
+
+    async def during(self, work: Awaitable[Answer]) -> Answer:
+        """Wait for `work`; raises RuntimeError as soon as the operator ends before it."""
+        working, ended = asyncio.ensure_future(work), asyncio.ensure_future(self._process.wait())
+        try:
+            await asyncio.wait((working, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise RuntimeError(f"the operator ended with {ended.result()}; its log: {self._log}")
+            return working.result()
+        finally:
+            for task in (working, ended):
+                task.cancel()
 
     async def __aexit__(self, *_: object) -> None:
         if self._process.returncode is None:
