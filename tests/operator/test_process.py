@@ -110,7 +110,7 @@ def test_only_the_holder_of_the_lease_works_and_another_takes_over_when_it_is_ki
         lease = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/longshore-operator"
         held = kube.get(lease)
         assert held is not None
-        assert held["spec"]["leaseDurationSeconds"] == 15
+        assert held["spec"]["leaseDurationSeconds"] == 30
         kube.merge(lease, {"spec": {"leaseDurationSeconds": 2}})  # To wait less; it is not given back.
         kube.create(models_path(namespace), model("second", namespace=namespace))
         until(lambda: kube.get(f"/api/v1/namespaces/{namespace}/services/second"), seconds=60)
