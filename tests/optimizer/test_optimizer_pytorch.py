@@ -126,6 +126,82 @@ class Attending(torch.nn.Module):
         return self.attention(x, x, x, need_weights=False)
 
 
+class Encoder(torch.nn.Module):
+    """Reads texts with padding at their ends."""
+
+    def __init__(self, **layer: Any) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(20, 16)
+        one = torch.nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, **layer)
+        self.layers = torch.nn.TransformerEncoder(one, 2, enable_nested_tensor=False)
+
+    def forward(self, ids: Any) -> Any:
+        return self.layers(self.embed(ids), src_key_padding_mask=ids == 0)[:, 0]
+
+
+class CausalEncoder(Encoder):
+    """Sees no later words."""
+
+    def forward(self, ids: Any) -> Any:
+        later = torch.nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
+        return self.layers(self.embed(ids), mask=later, is_causal=True)
+
+
+class Weighing(torch.nn.Module):
+    """Gives the weights of attention too, of every head or their mean."""
+
+    def __init__(self, mean: bool) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(20, 16)
+        self.attention = torch.nn.MultiheadAttention(16, 4, batch_first=True)
+        self.norm = torch.nn.RMSNorm(16)
+        self.mean = mean
+
+    def forward(self, ids: Any) -> Any:
+        x = self.embed(ids)
+        mixed, weights = self.attention(x, x, x, average_attn_weights=self.mean)
+        return self.norm(mixed), weights
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("gradients", [False, True], ids=["fused", "plain"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        Encoder(),
+        Encoder(activation="gelu", norm_first=True, layer_norm_eps=0.01),
+        CausalEncoder(),
+        Weighing(mean=True),
+        Weighing(mean=False),
+    ],
+    ids=["encoder", "norm-first", "causal", "mean-weights", "weights"],
+)
+def test_torchscript_of_attention_however_it_was_traced(
+    network: torch.nn.Module, gradients: bool, tmp_path: Path
+) -> None:
+    """Without gradients PyTorch traces attention and whole encoder layers as one fused operator each."""
+    ids = RNG.integers(1, 20, (24, 7))
+    for row, sentence in enumerate(ids):
+        sentence[7 - row % 5 :] = 0
+    np.savez(tmp_path / "data.npz", ids=ids)
+    with torch.set_grad_enabled(gradients):
+        traced = torch.jit.trace(network.eval(), torch.from_numpy(ids[:2]), check_trace=False)
+    torch.jit.save(traced, tmp_path / "traced.pt")
+    report = convert(
+        identify(tmp_path / "traced.pt"), tmp_path / "out.onnx", tmp_path / "data.npz", allow_pickle=False
+    )
+    assert report.disagreements == 0
+    assert report.max_relative_error < 1e-5
+    session = ort.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    others = ids[::-1][:11].copy()
+    with torch.no_grad():
+        expected = torch.utils._pytree.tree_leaves(network(torch.from_numpy(others)))
+    for given, right in zip(session.run(None, {"ids": others}), expected, strict=True):
+        np.testing.assert_allclose(given, right.numpy(), atol=1e-5)
+
+
 class Counting(torch.nn.Module):
     def forward(self, x: Any) -> Any:
         return x + 1, x.shape[0]

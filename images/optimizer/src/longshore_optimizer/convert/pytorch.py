@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longshore_optimizer.convert import arguments, exported_program
+from longshore_optimizer.convert import arguments, exported_program, torchscript_operators
 from longshore_optimizer.convert.arguments import BATCH, Argument, Material
 from longshore_optimizer.convert.factory import build
 from longshore_optimizer.convert.parity import judge
@@ -202,6 +202,7 @@ def _export(loaded: Loaded, material: Material, order: Order, outputs: list[str]
 def _trace(
     module: Any, example: tuple[Any, ...], names: list[str], outputs: list[str], order: Order, *, free: bool
 ) -> None:
+    torchscript_operators.register()
     torch.onnx.export(
         module,
         example,
@@ -210,7 +211,7 @@ def _trace(
         input_names=names,
         output_names=outputs,
         dynamic_axes={n: {0: "batch"} for n in (*names, *outputs)} if free else None,
-        opset_version=17,
+        opset_version=torchscript_operators.OPSET,
     )
 
 
