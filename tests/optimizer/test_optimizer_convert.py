@@ -26,6 +26,8 @@ from longshore_optimizer.request import Request
 from onnx import TensorProto, helper
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import NMF
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import (
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
@@ -300,6 +302,39 @@ def test_models_whose_converters_want_other_operators_or_dtypes_are_converted(
     report = convert(source, tmp_path / "out.onnx", tmp_path / "data.npz", allow_pickle=True)
     assert report.disagreements == 0
     assert np.array_equal(answers(tmp_path / "out.onnx", {"x": x})[0].ravel(), model.predict(x))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (StandardScaler(), LinearDiscriminantAnalysis()),
+        (LinearDiscriminantAnalysis(solver="eigen", n_components=1),),
+        (StandardScaler(), KMeans(5, random_state=0, n_init=1)),
+        (FeatureUnion([("near", KMeans(4, random_state=0, n_init=1)), ("all", StandardScaler())]),),
+        (ColumnTransformer([("near", KMeans(4, n_init=1), [1, 2]), ("rest", StandardScaler(), [0, 3])]),),
+    ],
+    ids=["discriminants", "eigen", "distances", "union", "columns"],
+)
+def test_what_predicts_too_transforms_in_the_middle_of_a_pipeline(tmp_path: Path, steps: Any) -> None:
+    x = X.astype(np.float32)
+    model = make_pipeline(*steps, LogisticRegression()).fit(x, Y)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
+    np.savez(tmp_path / "data.npz", x=x[:100])
+    source = identify(tmp_path / "model.pkl")
+    report = convert(source, tmp_path / "out.onnx", tmp_path / "data.npz", allow_pickle=True)
+    assert report.disagreements == 0
+    label, probabilities = answers(tmp_path / "out.onnx", {"x": x[100:]})
+    assert np.array_equal(label, model.predict(x[100:]))
+    np.testing.assert_allclose(probabilities, model.predict_proba(x[100:]), atol=1e-4)
+
+
+def test_a_step_without_an_onnx_form_is_named(tmp_path: Path) -> None:
+    model = make_pipeline(NMF(2, init="nndsvda", tol=0.1), LogisticRegression()).fit(abs(X), Y)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
+    with pytest.raises(Problem) as caught:
+        convert(identify(tmp_path / "model.pkl"), tmp_path / "out.onnx", None, allow_pickle=True)
+    assert caught.value.reason is Reason.CONVERSION_FAILED
+    assert "no ONNX form of NMF: put another step" in caught.value.message
 
 
 def test_a_conversion_that_answers_differently_is_stopped() -> None:

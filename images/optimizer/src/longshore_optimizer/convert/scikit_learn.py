@@ -2,6 +2,7 @@
 
 import importlib
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +37,10 @@ def convert(order: Order) -> Converted:
         Problem: PickleNotAllowed, ConversionFailed or ParityFailed.
     """
     estimator = load(order.model, order.allow_pickle)
+    from longshore_optimizer.convert.scikit_learn_steps import for_skl2onnx
+
     arrays = _samples(estimator, order.samples)
-    onnx_model = _to_onnx(estimator, arrays)
+    onnx_model = _to_onnx(for_skl2onnx(estimator), arrays)
     locales.make_portable(onnx_model)
     order.out.write_bytes(onnx_model.SerializeToString())
     differences = _compare(estimator, order.out, arrays)
@@ -123,6 +126,7 @@ def _narrow(array: Array) -> Array:
 def _to_onnx(estimator: Any, arrays: dict[str, Array]) -> Any:
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
+    from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
 
     kinds = {"f": FloatTensorType, "i": Int64TensorType, "U": StringTensorType}
     types = [(name, kinds[a.dtype.kind]([None, *a.shape[1:]])) for name, a in arrays.items()]
@@ -140,6 +144,13 @@ def _to_onnx(estimator: Any, arrays: dict[str, Array]) -> Any:
             if "zipmap" not in str(error):
                 raise
             return convert_sklearn(estimator, initial_types=types, target_opset=opset)
+        except (MissingConverter, MissingShapeCalculator) as error:
+            named = re.search(r"<class '[\w.]*?(\w+)'>", str(error))
+            raise Problem(
+                Reason.CONVERSION_FAILED,
+                f"skl2onnx has no ONNX form of {named[1] if named else 'one of the steps'}: put another step "
+                "in its place, or do before the model what it does",
+            ) from error
         except (RuntimeError, AssertionError) as error:
             errors.append(error)
     raise errors[0]
