@@ -328,6 +328,17 @@ def test_what_predicts_too_transforms_in_the_middle_of_a_pipeline(tmp_path: Path
     np.testing.assert_allclose(probabilities, model.predict_proba(x[100:]), atol=1e-4)
 
 
+def test_distances_of_whole_numbers_from_centres_that_are_none(tmp_path: Path) -> None:
+    x = RNG.integers(0, 9, 300)
+    model = make_pipeline(KMeans(4, random_state=0, n_init=1), LogisticRegression()).fit(x[:, None], x % 2)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
+    np.savez(tmp_path / "data.npz", x=x)
+    source = identify(tmp_path / "model.pkl")
+    convert(source, tmp_path / "out.onnx", tmp_path / "data.npz", allow_pickle=True)
+    probabilities = answers(tmp_path / "out.onnx", {"x": x[:, None]})[1]
+    np.testing.assert_allclose(probabilities, model.predict_proba(x[:, None]), atol=1e-4)
+
+
 def test_a_step_without_an_onnx_form_is_named(tmp_path: Path) -> None:
     model = make_pipeline(NMF(2, init="nndsvda", tol=0.1), LogisticRegression()).fit(abs(X), Y)
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))

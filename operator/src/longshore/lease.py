@@ -21,8 +21,8 @@ from longshore.resources.kinds import LEASE
 class Times:
     """Seconds: how long a lease lasts unseen, how long its holder may fail to renew, the pause between tries.
 
-    Twice client-go's 15, 10 and 2: an API server that a thousand new models keep busy, on a slow disk, leaves
-    requests unanswered for ten seconds, and an operator that ends for it lists everything anew.
+    Longer than client-go's 15, 10 and 2: an API server that a thousand new models keep busy, on a slow disk,
+    leaves requests unanswered for ten seconds, and an operator that ends for it lists everything anew.
     """
 
     duration: float = 30.0

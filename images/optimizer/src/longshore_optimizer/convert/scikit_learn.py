@@ -36,9 +36,9 @@ def convert(order: Order) -> Converted:
     Raises:
         Problem: PickleNotAllowed, ConversionFailed or ParityFailed.
     """
-    estimator = load(order.model, order.allow_pickle)
     from longshore_optimizer.convert.scikit_learn_steps import for_skl2onnx
 
+    estimator = load(order.model, order.allow_pickle)
     arrays = _samples(estimator, order.samples)
     onnx_model = _to_onnx(for_skl2onnx(estimator), arrays)
     locales.make_portable(onnx_model)

@@ -76,7 +76,7 @@ def _projection(analysis: Any) -> Any:
 def _register() -> None:
     from skl2onnx import update_registered_converter
     from skl2onnx.algebra import onnx_ops as ops
-    from skl2onnx.common.data_types import guess_numpy_type, guess_tensor_type
+    from skl2onnx.common.data_types import guess_numpy_type, guess_proto_type, guess_tensor_type
 
     def shape(operator: Any) -> None:
         centres = operator.raw_operator.centres
@@ -85,9 +85,10 @@ def _register() -> None:
         operator.outputs[0].type = kind([given.get_first_dimension(), len(centres)])
 
     def write(scope: Any, operator: Any, container: Any) -> None:
-        dtype, opset = guess_numpy_type(operator.inputs[0].type), container.target_opset
-        centres = operator.raw_operator.centres.astype(dtype)[None]
-        rows = ops.OnnxUnsqueeze(operator.inputs[0], np.array([1], np.int64), op_version=opset)
+        kind, opset = operator.outputs[0].type, container.target_opset
+        centres = operator.raw_operator.centres.astype(guess_numpy_type(kind))[None]
+        samples = ops.OnnxCast(operator.inputs[0], to=guess_proto_type(kind), op_version=opset)
+        rows = ops.OnnxUnsqueeze(samples, np.array([1], np.int64), op_version=opset)
         apart = ops.OnnxSub(rows, centres, op_version=opset)
         squares = ops.OnnxReduceSum(
             ops.OnnxMul(apart, apart, op_version=opset), np.array([2], np.int64), keepdims=0, op_version=opset
