@@ -5,7 +5,7 @@ import contextlib
 import json
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 from longshore.activators import Activators
 from longshore.index import Index, Key
 from longshore.plan.state import Activation, Endpoint
+
+from tests.waiting import until
 
 KEY = ("team", "digits")
 TOKEN = "a-token-of-enough-length"
@@ -78,12 +80,6 @@ async def activators(token: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         monkeypatch.setattr(longshore.activators, "CONTROL_PORT", port)
         async with following(token, "127.0.0.1") as found:
             yield found
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 - conditions of another process
-            await asyncio.sleep(0.01)
 
 
 async def test_who_waits_is_heard_by_push_and_a_pod_told_ends_the_wait(activators: Activators) -> None:

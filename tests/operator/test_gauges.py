@@ -1,7 +1,7 @@
 """Asking a Prometheus server for scaling: in the background, seldom, with an end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
@@ -9,6 +9,8 @@ from aiohttp.test_utils import TestServer
 from longshore.gauges import Gauges
 from longshore.plan.scaling.queries import MetricQuery
 from longshore.senses import Senses
+
+from tests.waiting import until
 
 KEY = ("team", "digits")
 
@@ -53,12 +55,6 @@ async def gauges() -> AsyncIterator[tuple[Gauges, Senses]]:
     made = Gauges(senses, clock=lambda: 1000.0, interval=0.05)
     yield made, senses
     await made.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 - conditions of a background task
-            await asyncio.sleep(0.005)
 
 
 async def test_answers_come_with_their_time_and_failures_as_sentences(

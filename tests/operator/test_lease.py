@@ -10,6 +10,7 @@ from longshore.lease import Lease, Times
 from longshore.resources.kinds import LEASE, Kind
 
 from tests.kube import Kube
+from tests.waiting import until
 
 TIMES = Times(duration=3.0, renew_deadline=2.0, retry=0.1)
 NAME = "longshore-operator"
@@ -52,12 +53,6 @@ class Worker:
 
 async def never() -> None:
     await asyncio.Event().wait()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 (what is awaited has no event)
-            await asyncio.sleep(0.01)
 
 
 async def test_one_request_renews_what_is_held(kube: Kube) -> None:

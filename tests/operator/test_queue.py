@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from itertools import pairwise
 
 import pytest
 from longshore import queue as queue_module
 from longshore.queue import Queue
+
+from tests.waiting import until
 
 
 @contextlib.asynccontextmanager
@@ -19,12 +21,6 @@ async def running(queue: Queue[str]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not check():  # noqa: ASYNC110 (what is awaited has no event)
-            await asyncio.sleep(0.005)
 
 
 async def test_a_key_asked_for_often_is_worked_on_once() -> None:

@@ -18,6 +18,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime as ort
 
+from longshore_server.cpu import sums_saturate
 from longshore_server.dtypes import BF16, BY_ONNX_TYPE, BYTES, Array, Datatype
 from longshore_server.errors import ExitCode, RequestError, StartupError, backend_failed, bad_request
 from longshore_server.providers import FULL_NAMES, NVIDIA, PACKAGES, SHORT_NAMES
@@ -145,7 +146,7 @@ def _load(file: Path, options: SessionOptions) -> Any:
     check_providers(options.providers)
     if not NVIDIA.isdisjoint(options.providers):
         _load_cuda()
-    if options.providers != ("cpu",):
+    if options.providers != ("cpu",) or not sums_saturate():
         return _open(file, options, precise=False)
     try:
         return _open(file, options, precise=True)
@@ -169,7 +170,8 @@ def _open(file: Path, options: SessionOptions, *, precise: bool) -> Any:
     # Threads that spin between requests take the event loop's share of a small CPU limit.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # A CPU without VNNI answers as those that have it, on which a model may have been proven: its sums of
-    # products of all 8 bits saturate in silence otherwise.
+    # products of all 8 bits saturate in silence otherwise. With AMX, where they do not, it takes four times
+    # as long.
     settings.add_session_config_entry("session.x64quantprecision", "1" if precise else "0")
     if set(options.providers) != {"cpu"}:
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
