@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from longshore_optimizer.measure.session import open_session
 from longshore_server.cpu import sums_saturate
 from longshore_server.session import Session, SessionOptions
 
@@ -44,3 +45,10 @@ def test_a_graph_for_which_the_runtime_cannot_do_so_is_served_and_told(
     right = all(np.allclose(values, saturation.SUMS, atol=saturation.ERROR) for values in found)
     assert right is not ("sums of them may saturate" in caplog.text)
     assert right or sums_saturate()
+
+
+def test_candidates_are_measured_as_they_are_served(tmp_path: Path) -> None:
+    onnx.save(saturation.model("dynamic"), tmp_path / "model.onnx")
+    measured = open_session(tmp_path / "model.onnx", 1).get_session_options()
+    precise = "1" if sums_saturate() else "0"
+    assert measured.get_session_config_entry("session.x64quantprecision") == precise

@@ -19,7 +19,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 Array = NDArray[Any]
 
 
-class Distances(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class Distances(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Euclidean distances of samples, (n, features), from centres, (k, features): (n, k)."""
 
     def __init__(self, centres: Array) -> None:
